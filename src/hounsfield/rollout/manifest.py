@@ -1,0 +1,225 @@
+"""The git working tree that a rollout edits: one file, `overlays/laptop/rollout.yaml`, holds weights and
+revisions.
+
+On the laptop the tree is a repository of its own, seeded from the clone's `manifests/`; its commits are the
+record of who got how much traffic, and on what evidence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hounsfield.errors import RolloutError
+from hounsfield.rollout.evidence import REVISIONS
+
+ROLLOUT_FILE = Path("overlays/laptop/rollout.yaml")
+
+EVIDENCE_TRAILER = "Evidence"
+"""Name of the git trailer whose value is the evidence of a commit, as JSON on one line."""
+
+_SEEDED = ("README.md", "base", "overlays/laptop")
+_IDENTITY = {
+    "user.name": "Hounsfield rollout",
+    "user.email": "rollout@hounsfield.invalid",
+    "commit.gpgsign": "false",
+}
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What one InferenceService serves; `storage_uri` is `none` for nothing."""
+
+    storage_uri: str
+    model_version: str
+    package_digest: str
+
+
+def seed_tree(manifests: Path, tree: Path) -> bool:
+    """Make the repository at `tree` from the clone's `manifests`; False when it is there already, and then
+    untouched.
+
+    It appears by a rename, complete or not at all.
+    """
+    if (tree / ".git").is_dir():
+        return False
+    if tree.exists() and any(tree.iterdir()):
+        raise RolloutError(
+            f"the folder {tree} is neither empty nor a git repository; move it away to have it seeded"
+        )
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".seed-", dir=tree.parent))
+    try:
+        for name in _SEEDED:
+            source, target = manifests / name, draft / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target)
+            elif source.is_file():
+                shutil.copyfile(source, target)
+        if not (draft / ROLLOUT_FILE).is_file():
+            raise RolloutError(
+                f"{manifests} has no {ROLLOUT_FILE}; it is not the manifests folder of the clone"
+            )
+        _git(draft, "init", "--quiet", "--initial-branch=main")
+        for key, value in _IDENTITY.items():
+            _git(draft, "config", key, value)
+        commit(draft, "Seed the tree from the laptop overlay", {})
+        if tree.exists():
+            tree.rmdir()
+        draft.replace(tree)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return True
+
+
+def weights(tree: Path) -> tuple[int, int]:
+    """Percents (stable, canary) in the working tree; RolloutError unless whole and together 100."""
+    values = _mapping(_load(tree), "weights")
+    return _checked_weights(values.get("stable"), values.get("canary"))
+
+
+def set_weights(tree: Path, stable: int, canary: int) -> None:
+    """Write the weights into the working tree, keeping every comment; `commit` makes it count."""
+    _checked_weights(stable, canary)
+    document = _load(tree)
+    _mapping(document, "weights").update(stable=stable, canary=canary)
+    _save(tree, document)
+
+
+def revision(tree: Path, role: str) -> Revision:
+    """What `role` (stable or canary) serves according to the working tree."""
+    values = _mapping(_mapping(_load(tree), "revisions"), _checked_role(role))
+    try:
+        return Revision(str(values["storageUri"]), str(values["modelVersion"]), str(values["packageDigest"]))
+    except KeyError as error:
+        raise RolloutError(f"{ROLLOUT_FILE}: revisions.{role} lacks the key {error.args[0]!r}") from None
+
+
+def set_revision(tree: Path, role: str, *, storage_uri: str, model_version: str, package_digest: str) -> None:
+    """Write what `role` serves into the working tree, keeping every comment; `commit` makes it count."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    document = _load(tree)
+    _mapping(_mapping(document, "revisions"), _checked_role(role)).update(
+        storageUri=str(storage_uri),
+        modelVersion=DoubleQuotedScalarString(
+            str(model_version)
+        ),  # it becomes a label, which is never a number
+        packageDigest=str(package_digest),
+    )
+    _save(tree, document)
+
+
+def commit(tree: Path, message: str, evidence: Mapping[str, Any]) -> str:
+    """Commit every change of the tree, with `evidence` as the last trailer of the message; returns the
+    commit's SHA.
+
+    Nothing to commit is an error: each step of a rollout changes something.
+    """
+    trailer = f"{EVIDENCE_TRAILER}: {json.dumps(evidence, sort_keys=True, allow_nan=False)}"
+    _git(tree, "add", "--all")
+    _git(tree, "commit", "--quiet", "--cleanup=verbatim", f"--message={message}\n\n{trailer}\n")
+    return head(tree)
+
+
+def evidence_of(tree: Path, sha: str = "HEAD") -> dict[str, Any]:
+    """The evidence in the message of a commit, {} for a commit of a person."""
+    lines = _git(tree, "show", "--no-patch", "--format=%B", sha).splitlines()
+    found = [line for line in lines if line.startswith(f"{EVIDENCE_TRAILER}: ")]
+    return json.loads(found[-1].removeprefix(f"{EVIDENCE_TRAILER}: ")) if found else {}
+
+
+def dirty(tree: Path) -> bool:
+    """Whether the working tree has changes that are not committed."""
+    return bool(_git(tree, "status", "--porcelain"))
+
+
+def head(tree: Path) -> str:
+    return _git(tree, "rev-parse", "HEAD")
+
+
+def _load(tree: Path) -> Any:
+    from ruamel.yaml.error import YAMLError
+
+    path = tree / ROLLOUT_FILE
+    if not path.is_file():
+        raise RolloutError(
+            f"{path} does not exist; `git restore` it, or remove {tree} to have it seeded again"
+        )
+    try:
+        return _yaml().load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise RolloutError(
+            f"{path}{line}: this is not YAML: {getattr(error, 'problem', 'it does not parse')}"
+        ) from None
+
+
+def _save(tree: Path, document: Any) -> None:
+    path = tree / ROLLOUT_FILE
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("w", encoding="utf-8") as file:
+        _yaml().dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _yaml() -> Any:
+    from ruamel.yaml import YAML  # the guard environment has no ruamel
+
+    yaml = YAML()  # round trip: comments, quotes and order stay
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    return yaml
+
+
+def _mapping(document: Any, key: str) -> Any:
+    values = document.get(key) if isinstance(document, Mapping) else None
+    if not isinstance(values, Mapping):
+        raise RolloutError(f"{ROLLOUT_FILE}: the key {key!r} is missing, or is no mapping")
+    return values
+
+
+def _checked_weights(stable: Any, canary: Any) -> tuple[int, int]:
+    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (stable, canary))
+    if not whole or min(stable, canary) < 0 or stable + canary != 100:
+        raise RolloutError(
+            f"{ROLLOUT_FILE}: the weights are stable {stable!r} and canary {canary!r}; "
+            "they must be whole percents that together make 100"
+        )
+    return int(stable), int(canary)
+
+
+def _checked_role(role: str) -> str:
+    if role not in REVISIONS:
+        raise RolloutError(f"there is no revision {role!r}; there are {' and '.join(REVISIONS)}")
+    return role
+
+
+def _git(tree: Path, *arguments: str) -> str:
+    # A GIT_DIR or an identity of the caller's (a hook, say) must not lead these commands to another
+    # repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(tree), *arguments], capture_output=True, text=True, env=environment, check=False
+        )
+    except FileNotFoundError:
+        raise RolloutError("git is not installed; the rollout keeps its tree in a git repository") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise RolloutError(
+            f"git {arguments[0]} in {tree} failed: {said[-1] if said else f'exit code {done.returncode}'}"
+        )
+    return done.stdout.strip()

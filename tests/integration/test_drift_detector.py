@@ -1,0 +1,68 @@
+"""The drift detector, fitted and asked in the real guard environment."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hounsfield.drift import command
+from hounsfield.errors import GuardError
+
+ROOT = Path(__file__).parents[2]
+GUARD_PYTHON = Path(os.environ.get("HOUNSFIELD_GUARD_PYTHON", ROOT / ".venv-guard/bin/python"))
+pytestmark = pytest.mark.skipif(not GUARD_PYTHON.exists(), reason="the guard environment is not made")
+
+generator = np.random.default_rng(11)
+MIXING = generator.normal(size=(4, 64))
+
+
+def embeddings(images, shift=0.0):
+    """(images, 64) float32: four factors mixed into 64 values, the first one moved by `shift`."""
+    factors = generator.normal(size=(images, 4)) + np.array([shift, 0, 0, 0])
+    return (factors @ MIXING + 0.1 * generator.normal(size=(images, 64))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drift")
+    np.save(folder / "reference.npy", embeddings(120))
+    summary = command.fit(folder / "reference.npy", folder / "detectors", GUARD_PYTHON)
+    return folder / "detectors", summary
+
+
+def test_the_detector_is_saved_with_its_false_alarm_check(fitted):
+    folder, summary = fitted
+    assert json.loads((folder / "drift.json").read_text()) == summary
+    assert (summary["detector"], summary["n_reference"], summary["embedding_size"]) == ("MMDDrift", 90, 64)
+    assert summary["false_alarms"]["batches"] == 20
+    assert summary["false_alarms"]["rate"] <= 0.25
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_batch_of_the_same_kind_is_no_drift_and_a_moved_one_is(fitted, tmp_path):
+    np.save(tmp_path / "same.npy", embeddings(40))
+    np.save(tmp_path / "moved.npy", embeddings(40, shift=2.0))
+    same = command.score(fitted[0], tmp_path / "same.npy", GUARD_PYTHON)
+    moved = command.score(fitted[0], tmp_path / "moved.npy", GUARD_PYTHON)
+    assert not same["is_drift"]
+    assert same["p_value"] > 0.05
+    assert moved["is_drift"]
+    assert moved["p_value"] <= 0.05
+    assert moved["distance"] > moved["distance_threshold"]
+    assert moved["n_batch"] == 40
+    assert command.score(fitted[0], tmp_path / "same.npy", GUARD_PYTHON) == same
+
+
+def test_embeddings_of_another_model_are_refused(fitted, tmp_path):
+    np.save(tmp_path / "other.npy", np.ones((40, 8), dtype=np.float32))
+    with pytest.raises(GuardError, match="embeddings of 8 values, the detector of 64"):
+        command.score(fitted[0], tmp_path / "other.npy", GUARD_PYTHON)
+
+
+def test_too_small_a_reference_is_refused(tmp_path):
+    np.save(tmp_path / "reference.npy", embeddings(39))
+    with pytest.raises(GuardError, match=r"reference\.npy has 39 rows; at least 40 are needed"):
+        command.fit(tmp_path / "reference.npy", tmp_path / "detectors", GUARD_PYTHON)
+    assert not (tmp_path / "detectors").exists()

@@ -1,0 +1,146 @@
+"""The git tree of a rollout: seeded once, edited in one file, each change a commit with its evidence."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hounsfield.errors import RolloutError
+from hounsfield.rollout import manifest
+from hounsfield.rollout.actuator import GitActuator
+
+MANIFESTS = Path(__file__).parents[3] / "manifests"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    tree = tmp_path / "gitops"
+    assert manifest.seed_tree(MANIFESTS, tree)
+    return tree
+
+
+def git(tree, *arguments):
+    done = subprocess.run(["git", "-C", str(tree), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def by_hand(tree, old, new):
+    path = tree / manifest.ROLLOUT_FILE
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_seeded_tree_is_clean_and_holds_the_laptop_overlay_only(tree):
+    assert not manifest.dirty(tree)
+    assert git(tree, "rev-list", "--count", "HEAD") == "1"
+    assert [path.name for path in (tree / "overlays").iterdir()] == ["laptop"]
+    assert manifest.weights(tree) == (100, 0)
+
+
+def test_seeding_again_changes_nothing(tree):
+    manifest.set_weights(tree, 75, 25)
+    before = manifest.commit(tree, "A step", {})
+    assert not manifest.seed_tree(MANIFESTS, tree)
+    assert manifest.head(tree) == before
+    assert manifest.weights(tree) == (75, 25)
+
+
+def test_a_folder_of_someone_else_is_not_seeded_over(tmp_path):
+    (tmp_path / "gitops").mkdir()
+    (tmp_path / "gitops" / "notes.txt").write_text("mine")
+    with pytest.raises(RolloutError, match="neither empty nor a git repository"):
+        manifest.seed_tree(MANIFESTS, tmp_path / "gitops")
+    assert (tmp_path / "gitops" / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_is_no_manifests_folder_leaves_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RolloutError, match="it is not the manifests folder"):
+        manifest.seed_tree(tmp_path / "empty", tmp_path / "gitops")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_setting_weights_changes_two_lines_and_keeps_the_comments(tree):
+    before = (tree / manifest.ROLLOUT_FILE).read_text().splitlines()
+    manifest.set_weights(tree, 95, 5)
+    after = (tree / manifest.ROLLOUT_FILE).read_text().splitlines()
+    changed = [(old.strip(), new.strip()) for old, new in zip(before, after, strict=True) if old != new]
+    assert changed == [("stable: 100", "stable: 95"), ("canary: 0", "canary: 5")]
+
+
+@pytest.mark.parametrize(("stable", "canary"), [(95, 6), (101, -1), (50.0, 50.0), (True, 99)])
+def test_weights_that_make_no_sense_are_refused(tree, stable, canary):
+    with pytest.raises(RolloutError, match="together make 100"):
+        manifest.set_weights(tree, stable, canary)
+    assert not manifest.dirty(tree)
+
+
+def test_a_revision_is_written_with_its_version_as_text(tree):
+    manifest.set_revision(
+        tree, "canary", storage_uri="file:///models/ab", model_version=3, package_digest="ab" * 32
+    )
+    assert manifest.revision(tree, "canary") == manifest.Revision("file:///models/ab", "3", "ab" * 32)
+    assert 'modelVersion: "3"' in (tree / manifest.ROLLOUT_FILE).read_text()
+    assert manifest.revision(tree, "stable").storage_uri == "none"
+
+
+def test_there_is_no_third_revision(tree):
+    with pytest.raises(RolloutError, match="no revision 'shadow'"):
+        manifest.revision(tree, "shadow")
+
+
+def test_a_commit_holds_its_evidence(tree):
+    manifest.set_weights(tree, 95, 5)
+    evidence = {"verdict": {"decision": "PROMOTE", "numbers": {"error_rate_high": 0.05}}, "text": "# a: b\nc"}
+    sha = manifest.commit(tree, "Canary at 5 %", evidence)
+    assert not manifest.dirty(tree)
+    assert manifest.evidence_of(tree, sha) == evidence
+    assert git(tree, "log", "-1", "--format=%(trailers:key=Evidence,valueonly)").startswith("{")
+    assert git(tree, "log", "-1", "--format=%an") == "Hounsfield rollout"
+
+
+def test_a_commit_of_a_person_has_no_evidence(tree):
+    by_hand(tree, "stable: 100", "stable: 100 # for now")
+    git(tree, "commit", "--quiet", "--all", "--message=by hand")
+    assert manifest.evidence_of(tree) == {}
+
+
+def test_a_commit_does_not_go_to_the_repository_of_the_caller(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    manifest.set_weights(tree, 95, 5)
+    manifest.commit(tree, "Canary at 5 %", {})
+    assert not manifest.dirty(tree)
+
+
+def test_a_tree_that_is_no_yaml_is_refused_with_the_line(tree):
+    by_hand(tree, "canary: 0", "canary: ]")
+    with pytest.raises(RolloutError, match=r"rollout.yaml line \d+: this is not YAML"):
+        manifest.weights(tree)
+
+
+def test_the_actuator_commits_then_applies(tree):
+    applied = []
+    actuator = GitActuator(tree, lambda: applied.append(manifest.weights(tree)))
+    sha = actuator.set_weights(95, 5, {"ledger": "ab"})
+    assert applied == [(95, 5)]
+    assert sha == manifest.head(tree) == actuator.head()
+    assert actuator.foreign_edit() is None
+    assert manifest.evidence_of(tree) == {"ledger": "ab"}
+
+
+def test_the_actuator_sees_an_edit_of_a_person_before_and_after_its_commit(tree):
+    actuator = GitActuator(tree)
+    by_hand(tree, "stable: 100", "stable: 100 # for now")
+    assert "not committed" in actuator.foreign_edit()
+    with pytest.raises(RolloutError, match="not committed"):
+        actuator.set_weights(95, 5, {})
+    git(tree, "commit", "--quiet", "--all", "--message=by hand")
+    assert "someone committed" in actuator.foreign_edit()
+    assert manifest.weights(tree) == (100, 0)
+
+
+def test_a_rollout_does_not_start_on_someones_unfinished_edit(tree):
+    by_hand(tree, "canary: 0", "canary: 0 # soon")
+    with pytest.raises(RolloutError, match="commit or undo them"):
+        GitActuator(tree)
