@@ -1,0 +1,249 @@
+"""InferenceService + ServingRuntime, and SeldonDeployment -> commands, by KServe's and Seldon's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from hounsfield.errors import PlatformError, RolloutError
+from hounsfield.laptop.ports import HOST, ROLES, Ports
+from hounsfield.laptop.strict import SCHEDULING, name_of, one, only, refuse
+
+MODE = "serving.kserve.io/deploymentMode"
+ROLE = "hounsfield.dev/revision"
+MODEL_FOLDER = "/mnt/models"
+"""Where KServe's storage initializer puts a model."""
+
+GATE_COMPONENT = "serving.gate.Gate.Gate"
+
+NOTHING = "none"
+"""The storageUri of a revision that serves nothing."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One program to keep running."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ready_url: str = ""
+    """Answers 200 when the process can be used."""
+    folder: Path | None = None
+    """The model package that it serves."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    port: int
+    http2: bool
+
+
+@dataclass(frozen=True)
+class Service:
+    """A predictor's Service: endpoints here by the Service's port numbers, none when nothing is served."""
+
+    host: str
+    role: str
+    endpoints: Mapping[int, Endpoint]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the commands need to know of this machine."""
+
+    ports: Ports
+    repo: Path
+    python: str
+    guard_python: str
+
+
+def predictor(
+    service: Mapping[str, Any], runtimes: Mapping[str, Mapping[str, Any]], machine: Machine
+) -> tuple[Process | None, Service]:
+    """The predictor of one InferenceService and the Service that KServe would make for it.
+
+    The process is None when storageUri is `none`. PlatformError names what cannot be honoured, RolloutError
+    what KServe itself would refuse.
+    """
+    where, metadata, spec = name_of(service), service["metadata"], service["spec"]
+    mode = metadata.get("annotations", {}).get(MODE)
+    if mode != "Standard":
+        # In Knative mode the traffic would be KServe's to split, not the VirtualService's.
+        raise refuse(f"{where} annotation {MODE}", mode)
+    role = metadata.get("labels", {}).get(ROLE)
+    if role not in ROLES:
+        raise RolloutError(f"{where}: label {ROLE} is {role!r}, not one of {', '.join(ROLES)}")
+    only(spec, f"{where}.spec", {"predictor"})
+    predictor_spec = only(spec["predictor"], f"{where}.spec.predictor", {"model"}, SCHEDULING)
+    model = only(
+        predictor_spec["model"],
+        f"{where}.spec.predictor.model",
+        {
+            "modelFormat",
+            "runtime",
+            "protocolVersion",
+            "storageUri",
+            "args",
+            "command",
+            "env",
+            "readinessProbe",
+        },
+        SCHEDULING,
+    )
+    container = _merge(_runtime_container(model, runtimes, where), model)
+    named = {port.get("name", ""): port["containerPort"] for port in container.get("ports", [])}
+    local = machine.ports.of_revision(role)
+    if set(named) != set(local):
+        raise refuse(f"{where} ports", sorted(named))
+    by_container_port = {number: local[name] for name, number in named.items()}
+    host = f"{metadata['name']}-predictor"
+    folder = _package_folder(model.get("storageUri", NOTHING), where)
+    if folder is None:
+        return None, Service(host, role, {})
+    process = Process(
+        name=metadata["name"],
+        command=_command(container, folder, by_container_port, machine.python, where),
+        environment={"INFERENCE_SERVICE_NAME": metadata["name"], **_environment(container, where)},
+        ready_url=_ready_url(container, by_container_port, where),
+        folder=folder,
+    )
+    # KServe's createDefaultSvc: the container's first port is 80 on the Service, the others keep theirs.
+    endpoints = {
+        80 if index == 0 else port["containerPort"]: Endpoint(
+            local[port["name"]], "grpc" in port["name"] or "h2c" in port["name"]
+        )
+        for index, port in enumerate(container["ports"])
+    }
+    return process, Service(host, role, endpoints)
+
+
+def gate(deployment: Mapping[str, Any], machine: Machine) -> Process:
+    """The validation gate: one Seldon Python component, started as Seldon's images start it."""
+    where = name_of(deployment)
+    spec = only(
+        deployment["spec"], f"{where}.spec", {"name", "predictors", "protocol"}, {"replicas", "annotations"}
+    )
+    if spec.get("protocol", "seldon") != "seldon":
+        raise refuse(f"{where}.spec.protocol", spec["protocol"])
+    predictor_spec = one(spec["predictors"], f"{where}.spec.predictors")
+    only(predictor_spec, f"{where}.spec.predictors[0]", {"name", "graph", "componentSpecs"}, SCHEDULING)
+    graph = only(predictor_spec["graph"], f"{where} graph", {"name", "type", "endpoint"})
+    if graph.get("endpoint", {}).get("type") != "REST":
+        raise refuse(f"{where} graph.endpoint", graph.get("endpoint"))
+    if graph.get("type") != "MODEL":
+        raise refuse(f"{where} graph.type", graph.get("type"))
+    pod = one(predictor_spec["componentSpecs"], f"{where} componentSpecs")["spec"]
+    container = one(pod["containers"], f"{where} containers")
+    only(container, f"{where} container", {"name", "command", "args", "env"}, SCHEDULING | {"readinessProbe"})
+    if container["name"] != graph["name"]:
+        raise RolloutError(
+            f"{where}: the container is {container['name']!r} but the graph asks for {graph['name']!r}"
+        )
+    command = [*container.get("command", []), *container.get("args", [])]
+    if command[:2] != ["seldon-core-microservice", GATE_COMPONENT]:
+        raise refuse(f"{where} container command", " ".join(command))
+    ports = machine.ports
+    return Process(
+        name=f"{deployment['metadata']['name']}",
+        # Seldon's own command listens on every interface; serving.gate is the same on one of them.
+        command=(machine.guard_python, "-m", "serving.gate", "--host", HOST, *command[2:]),
+        environment={
+            "PYTHONPATH": f"{machine.repo / 'src'}:{machine.repo}",
+            # The variables by which Seldon's operator hands a component its ports.
+            "PREDICTIVE_UNIT_HTTP_SERVICE_PORT": str(ports.gate),
+            "PREDICTIVE_UNIT_GRPC_SERVICE_PORT": str(ports.gate_grpc),
+            "PREDICTIVE_UNIT_METRICS_SERVICE_PORT": str(ports.gate_metrics),
+            "GRPC_WORKERS": "0",  # the graph asks for REST, and Seldon's gRPC server has no `--host`
+            **_environment(container, where),
+        },
+        ready_url=f"http://{HOST}:{ports.gate}/health/ping",
+    )
+
+
+def _runtime_container(
+    model: Mapping[str, Any], runtimes: Mapping[str, Mapping[str, Any]], where: str
+) -> Mapping[str, Any]:
+    name = model.get("runtime")
+    if name not in runtimes:
+        raise RolloutError(
+            f"{where}: runtime {name!r} is not among the ServingRuntimes ({', '.join(runtimes) or 'none'})"
+        )
+    spec = only(
+        runtimes[name]["spec"],
+        f"ServingRuntime {name}.spec",
+        {"supportedModelFormats", "protocolVersions", "containers"},
+        SCHEDULING | {"multiModel", "disabled"},
+    )
+    formats = [supported["name"] for supported in spec["supportedModelFormats"]]
+    if model["modelFormat"]["name"] not in formats:
+        raise RolloutError(
+            f"{where}: runtime {name} takes the formats {formats}, not {model['modelFormat']['name']!r}"
+        )
+    if model.get("protocolVersion", "v1") not in spec["protocolVersions"]:
+        raise RolloutError(
+            f"{where}: runtime {name} does not speak protocol {model.get('protocolVersion', 'v1')!r}"
+        )
+    container = one(spec["containers"], f"ServingRuntime {name} containers")
+    honoured = {"name", "command", "args", "env", "ports", "readinessProbe"}
+    return only(container, f"ServingRuntime {name} container", honoured, SCHEDULING)
+
+
+def _merge(runtime: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """KServe's MergeRuntimeContainers: args follow the runtime's, env merges by name, the rest replaces."""
+    env = {item["name"]: item for item in [*runtime.get("env", []), *model.get("env", [])]}
+    replaced = {key: model[key] for key in ("command", "readinessProbe") if key in model}
+    args = [*runtime.get("args", []), *model.get("args", [])]
+    return {**runtime, **replaced, "args": args, "env": list(env.values())}
+
+
+def _package_folder(storage_uri: str, where: str) -> Path | None:
+    if storage_uri == NOTHING:
+        return None
+    uri = urlsplit(storage_uri)
+    if uri.scheme != "file" or uri.netloc or not uri.path.startswith("/"):
+        raise PlatformError(
+            f"{where}: storageUri {storage_uri!r} is not a folder of this machine; write file:///…"
+        )
+    return Path(unquote(uri.path))
+
+
+def _command(
+    container: Mapping[str, Any], folder: Path, by_container_port: Mapping[int, int], python: str, where: str
+) -> tuple[str, ...]:
+    program, *words = [*container["command"], *container["args"]]
+    if program not in ("python", "python3"):
+        raise refuse(f"{where} container.command", program)
+    # A pod listens on every interface, a workstation on none but its own.
+    return (python, *(_localised(word, folder, by_container_port, where) for word in words), f"--host={HOST}")
+
+
+def _localised(word: str, folder: Path, by_container_port: Mapping[int, int], where: str) -> str:
+    """An argument with the container's model folder and port numbers turned into this machine's."""
+    if "{{" in word:
+        raise refuse(f"{where} argument", word)
+    option, equals, value = word.partition("=")
+    if value == MODEL_FOLDER or value.startswith(MODEL_FOLDER + "/"):
+        value = str(folder) + value.removeprefix(MODEL_FOLDER)
+    elif option.endswith("port") and value.isdigit() and int(value) in by_container_port:
+        value = str(by_container_port[int(value)])
+    return option + equals + value
+
+
+def _environment(container: Mapping[str, Any], where: str) -> dict[str, str]:
+    for item in container.get("env", []):
+        only(item, f"{where} env {item['name']}", {"name", "value"})
+    return {item["name"]: item.get("value", "") for item in container.get("env", [])}
+
+
+def _ready_url(container: Mapping[str, Any], by_container_port: Mapping[int, int], where: str) -> str:
+    try:
+        request = container["readinessProbe"]["httpGet"]
+        return f"http://{HOST}:{by_container_port[request['port']]}{request['path']}"
+    except KeyError:
+        raise PlatformError(
+            f"{where}: the laptop waits for an httpGet readinessProbe on a port's number"
+        ) from None

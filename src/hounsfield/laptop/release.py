@@ -1,0 +1,208 @@
+"""From a registered candidate to a champion: deploy, gate, canary, promote.
+
+The git tree says what is served and the registry says which version is champion; this module moves the one
+and then the other, and can be killed between any two of its steps and started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hounsfield.config import Home
+from hounsfield.laptop import stack
+from hounsfield.laptop.ports import HOST, Ports
+from hounsfield.registry.registry import CHAMPION, Registry
+from hounsfield.rollout import manifest
+from hounsfield.rollout.actuator import GitActuator
+from hounsfield.rollout.controller import PROMOTED, Event, SystemClock, run_canary
+from hounsfield.rollout.gate_client import request_verdict
+from hounsfield.rollout.ledger import Ledger
+from hounsfield.rollout.manifest import Revision
+from hounsfield.rollout.policy import Policy, load_policy
+from hounsfield.rollout.scrape import ScrapeProvider
+
+NOTHING = Revision(storage_uri="none", model_version="0", package_digest="none")
+
+
+def release(
+    home: Home,
+    registration: Mapping[str, Mapping[str, Any]],
+    validation_set: Path,
+    *,
+    port: int | None = None,
+    say: Callable[[str], None] = print,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> dict[str, Any]:
+    """Serve the champion, judge the candidate, and move the traffic to it by the tree's policy.
+
+    Returns {"gate": dict | None, "rollout": dict | None, "no_rollout": why there was none, "endpoints": dict}.
+    Raises PlatformError, GuardError or RolloutError; the stack then stays as it was before the failing step.
+    """
+    candidate = _revision(registration["candidate"])
+    registry = Registry(home.mlflow_uri)
+    manifest.seed_tree(stack.REPO / "manifests", home.tree)
+    _serve_champion(home, _revision(registration["champion"]))
+    say("starting the stack: champion, gate, Envoy, MLflow")
+    stack.up(home, port)
+    result: dict[str, Any] = {"gate": None, "rollout": None, "no_rollout": None}
+    if manifest.revision(home.tree, "stable").package_digest == candidate.package_digest:
+        _finish_promotion(home, registry, candidate, {})
+        result["no_rollout"] = f"version {candidate.model_version} is the champion already"
+        return result | {"endpoints": endpoints(home)}
+
+    _serve_candidate(home, candidate)
+    policy = load_policy(home.tree / "base" / "rollout" / "policy.yaml")
+    say(f"gate: replaying the validation set through version {candidate.model_version}")
+    verdict = ask_gate(home, policy, validation_set, candidate)
+    result["gate"] = verdict.as_dict()
+    if not verdict.passed:
+        _withdraw(home, "the gate failed it")
+        result["no_rollout"] = f"the gate refused it: {'; '.join(verdict.reasons)}"
+        return result | {"endpoints": endpoints(home)}
+
+    began = datetime.datetime.now(datetime.UTC).timestamp()
+    ports = served_ports(home)
+    provider = ScrapeProvider(
+        {
+            "stable": f"http://{HOST}:{ports.stable_http}/metrics",
+            "canary": f"http://{HOST}:{ports.canary_http}/metrics",
+        }
+    )
+    with stream(f"http://{HOST}:{ports.gateway}", validation_set):
+        rollout = run_canary(
+            policy,
+            provider,
+            GitActuator(home.tree, lambda: stack.apply(home)),
+            Ledger(home.ledger),
+            SystemClock(),
+            on_event,
+        ).as_dict()
+        for step in rollout["steps"]:
+            step["at_s"] = step["at"] - began
+        if rollout["outcome"] == PROMOTED:
+            _finish_promotion(home, registry, candidate, rollout["steps"][-1])
+    result["rollout"] = rollout
+    return result | {"endpoints": endpoints(home)}
+
+
+def ask_gate(home: Home, policy: Policy, validation_set: Path, candidate: Revision):
+    """The Seldon gate's verdict on the canary revision, asked past the traffic split."""
+    ports = served_ports(home)
+    return request_verdict(
+        f"http://{HOST}:{ports.gate}",
+        f"http://{HOST}:{ports.canary_http}",
+        f"http://{HOST}:{ports.stable_http}",
+        validation_set,
+        policy.gate,
+        candidate_version=candidate.model_version,
+    )
+
+
+@contextlib.contextmanager
+def stream(url: str, folder: Path, clients: int = 4) -> Iterator[None]:
+    """Replay the DICOM files of `folder` through `url` in a process of its own, over and over, until left."""
+    command = [sys.executable, "-m", "hounsfield.cli.main", "stream", "--url", url, "--folder", str(folder)]
+    process = subprocess.Popen(
+        [*command, "--clients", str(clients), "--seconds", "3600"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def served_ports(home: Home) -> Ports:
+    """The ports of the stack that runs under `home`."""
+    return Ports(int(stack.status(home).endpoint.rsplit(":", 1)[1]))
+
+
+def endpoints(home: Home) -> dict[str, str]:
+    """Where a person finds what runs."""
+    status = stack.status(home)
+    return {
+        "endpoint": status.endpoint,
+        "MLflow": status.mlflow,
+        "tree": str(home.tree),
+        "ledger": str(home.ledger),
+        "report": str(home.report),
+    }
+
+
+def _revision(found: Mapping[str, Any]) -> Revision:
+    return Revision(found["source"], str(found["version"]), found["digest"])
+
+
+def _set(
+    home: Home, role: str, revision: Revision, message: str, verdict: Mapping[str, Any] | None = None
+) -> None:
+    if manifest.revision(home.tree, role) == revision:
+        return
+    manifest.set_revision(
+        home.tree,
+        role,
+        storage_uri=revision.storage_uri,
+        model_version=revision.model_version,
+        package_digest=revision.package_digest,
+    )
+    evidence = {"role": role, "package_digest": revision.package_digest, "verdict": verdict}
+    manifest.commit(home.tree, message, evidence)
+
+
+def _serve_champion(home: Home, champion: Revision) -> None:
+    """Give a new tree its stable revision. A tree that has one is the truth and stays as it is."""
+    if manifest.revision(home.tree, "stable").storage_uri == NOTHING.storage_uri:
+        _set(home, "stable", champion, f"Serve version {champion.model_version} as stable")
+
+
+def _serve_candidate(home: Home, candidate: Revision) -> None:
+    """Start the candidate with no traffic; one that is in the middle of its canary keeps its weight."""
+    if manifest.revision(home.tree, "canary").package_digest != candidate.package_digest:
+        _withdraw(home, "a newer candidate takes its place")
+        _set(home, "canary", candidate, f"Deploy version {candidate.model_version} as canary, no traffic yet")
+    stack.apply(home)
+
+
+def _withdraw(home: Home, why: str) -> None:
+    if manifest.weights(home.tree) != (100, 0):
+        manifest.set_weights(home.tree, 100, 0)
+        manifest.commit(home.tree, f"Canary at 0 %: {why}", {})
+    _set(home, "canary", NOTHING, f"Remove the canary: {why}")
+    stack.apply(home)
+
+
+def _finish_promotion(
+    home: Home, registry: Registry, candidate: Revision, verdict: Mapping[str, Any]
+) -> None:
+    """Make the candidate stable while the canary has all traffic, then hand the traffic back to stable."""
+    version = candidate.model_version
+    _set(home, "stable", candidate, f"Promote version {version} to stable", verdict)
+    stack.apply(home)
+    if manifest.weights(home.tree) != (100, 0):
+        manifest.set_weights(home.tree, 100, 0)
+        manifest.commit(home.tree, f"Stable (version {version}) takes the traffic back", {})
+        stack.apply(home)
+    _set(home, "canary", NOTHING, "Remove the canary: it is stable now")
+    stack.apply(home)
+    champion = registry.by_alias(CHAMPION)
+    if champion is None or champion.version != int(version):
+        registry.set_alias(CHAMPION, int(version))
+        if champion is not None:
+            registry.set_alias("previous", champion.version)

@@ -1,0 +1,246 @@
+"""A real Envoy, with the files that the plan of the laptop overlay gives it, before two tiny upstreams."""
+
+import collections
+import concurrent.futures
+import copy
+import dataclasses
+import os
+import socket
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import grpc
+import pytest
+import requests
+
+from hounsfield.errors import PlatformError
+from hounsfield.laptop import envoy
+from hounsfield.laptop.plan import Machine, Plan, Ports, make_plan
+from hounsfield.laptop.programs import find_program
+from hounsfield.laptop.render import OVERLAY, render
+
+try:
+    find_program("envoy"), find_program("kubectl")
+except PlatformError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.fixture(scope="module")
+def ports() -> Ports:
+    for first in range(20010 + os.getpid() % 500 * 20, 60000, 20):
+        probes = [socket.socket() for _ in range(10)]
+        try:
+            for offset, probe in enumerate(probes):
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", first + offset))
+            return Ports(first)
+        except OSError:
+            continue
+        finally:
+            for probe in probes:
+                probe.close()
+    raise AssertionError("no ten free ports in a row")
+
+
+@pytest.fixture(scope="module")
+def objects(ports):
+    """The laptop overlay with a package in both revisions."""
+    rendered = render(MANIFESTS / OVERLAY)
+    for item in rendered:
+        if item["kind"] == "InferenceService":
+            item["spec"]["predictor"]["model"]["storageUri"] = "file:///models/some"
+        if item["kind"] == "Gateway":
+            item["spec"]["servers"][0]["port"]["number"] = ports.gateway
+    return rendered
+
+
+def virtual_service(objects) -> dict:
+    return next(item for item in objects if item["kind"] == "VirtualService")
+
+
+def planned(objects, ports: Ports, stable: int, canary: int) -> Plan:
+    for route in virtual_service(objects)["spec"]["http"]:
+        if route["name"].endswith("-by-weight"):
+            route["route"][0]["weight"], route["route"][1]["weight"] = stable, canary
+    return make_plan(objects, Machine(ports, Path("/repo"), "python", "python"))
+
+
+class Upstream(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536  # one packet an answer
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = f"{self.server.role} {len(self.rfile.read(length))}".encode()
+        self.server.seen += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+class Grpc(grpc.GenericRpcHandler):
+    def __init__(self, role: str) -> None:
+        self.role = role
+
+    def service(self, call):
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: self.role.encode())
+
+
+@pytest.fixture(scope="module")
+def upstreams(ports):
+    https, grpcs = {}, []
+    for role in ("stable", "canary"):
+        local = ports.of_revision(role)
+        server = ThreadingHTTPServer(("127.0.0.1", local["http"]), Upstream)
+        server.role, server.seen = role, 0
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        https[role] = server
+        rpc = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[Grpc(role)])
+        rpc.add_insecure_port(f"127.0.0.1:{local['grpc']}")
+        rpc.start()
+        grpcs.append(rpc)
+    yield https
+    for server in https.values():
+        server.shutdown()
+        server.server_close()
+    for rpc in grpcs:
+        rpc.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, objects, ports, upstreams):
+    """A running Envoy's folder, at 90/10."""
+    folder = tmp_path_factory.mktemp("envoy files")
+    version = envoy.write_files(folder, planned(objects, ports, 90, 10))
+    with (folder / "log").open("w") as log:
+        running = subprocess.Popen(envoy.process(folder, ports).command, stdout=log, stderr=log)
+    try:
+        envoy.wait_for_routes(ports, version, timeout_s=30)
+        wait_until_answering(ports)
+        yield folder
+    finally:
+        running.terminate()
+        running.wait(10)
+
+
+def wait_until_answering(ports: Ports) -> None:
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        try:
+            if requests.get(f"http://127.0.0.1:{ports.gateway}/v2/health/ready", timeout=1).ok:
+                return
+        except requests.ConnectionError:
+            continue
+    raise AssertionError("Envoy did not answer")
+
+
+def move(folder: Path, plan: Plan) -> None:
+    envoy.wait_for_routes(plan.ports, envoy.write_files(folder, plan))
+
+
+def answered(ports: Ports, count: int, **headers: str) -> collections.Counter:
+    with requests.Session() as session:
+        return collections.Counter(
+            session.get(
+                f"http://127.0.0.1:{ports.gateway}/v2/models/opacity", headers=headers, timeout=5
+            ).text.split()[0]
+            for _ in range(count)
+        )
+
+
+def answered_by_grpc(ports: Ports, count: int, metadata=()) -> collections.Counter:
+    with grpc.insecure_channel(f"127.0.0.1:{ports.gateway}") as channel:
+        call = channel.unary_unary(METHOD)
+        return collections.Counter(call(b"", timeout=5, metadata=metadata).decode() for _ in range(count))
+
+
+def test_a_rename_moves_rest_and_grpc_from_90_10_to_50_50(folder, objects, ports):
+    move(folder, planned(objects, ports, 90, 10))
+    before, before_grpc = answered(ports, 500), answered_by_grpc(ports, 500)
+    move(folder, planned(objects, ports, 50, 50))
+    after, after_grpc = answered(ports, 500), answered_by_grpc(ports, 500)
+    # Five standard deviations of a binomial count: 500 at 10 % is 50 +- 33, at 50 % 250 +- 56.
+    assert 17 <= before["canary"] <= 83
+    assert 17 <= before_grpc["canary"] <= 83
+    assert 194 <= after["canary"] <= 306
+    assert 194 <= after_grpc["canary"] <= 306
+
+
+def test_weight_0_means_never_and_the_change_holds_from_the_first_request(folder, objects, ports):
+    move(folder, planned(objects, ports, 0, 100))
+    assert answered(ports, 100) == {"canary": 100}
+    move(folder, planned(objects, ports, 100, 0))
+    assert answered(ports, 100) == {"stable": 100}
+
+
+def test_no_request_fails_while_the_weights_move(folder, objects, ports):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(answered, ports, 800)
+        for step in range(20):
+            move(folder, planned(objects, ports, 100 - 5 * step, 5 * step))
+        assert sum(counting.result().values()) == 800
+
+
+def test_the_header_names_a_revision_whatever_the_weights(folder, objects, ports):
+    move(folder, planned(objects, ports, 100, 0))
+    assert answered(ports, 20, **{"x-hounsfield-revision": "canary"}) == {"canary": 20}
+    assert answered_by_grpc(ports, 20, (("x-hounsfield-revision", "canary"),)) == {"canary": 20}
+    move(folder, planned(objects, ports, 0, 100))
+    assert answered(ports, 20, **{"x-hounsfield-revision": "stable"}) == {"stable": 20}
+
+
+def test_every_answer_says_which_revision_gave_it(folder, objects, ports):
+    move(folder, planned(objects, ports, 50, 50))
+    for _ in range(20):
+        answer = requests.get(f"http://127.0.0.1:{ports.gateway}/v2/models/opacity", timeout=5)
+        assert answer.headers["x-hounsfield-revision"] == answer.text.split()[0]
+
+
+def test_only_inference_is_reachable_from_outside(folder, ports):
+    for path in ("/metrics", "/", "/v2/../metrics", "/docs"):
+        answer = requests.Request("GET", f"http://127.0.0.1:{ports.gateway}/").prepare()
+        answer.url = f"http://127.0.0.1:{ports.gateway}{path}"
+        with requests.Session() as session:
+            assert session.send(answer, timeout=5).status_code == 404
+
+
+def test_a_body_of_64_mib_passes(folder, ports):
+    body = bytes(64 << 20)
+    answer = requests.post(f"http://127.0.0.1:{ports.gateway}/v2/models/opacity/infer", data=body, timeout=30)
+    assert answer.text.split()[1] == str(64 << 20)
+
+
+def test_a_mirror_gets_a_copy_of_every_request_and_answers_none(folder, objects, ports, upstreams):
+    shadowed = copy.deepcopy(objects)
+    for route in virtual_service(shadowed)["spec"]["http"]:
+        if route["name"] == "rest-by-weight":
+            route["mirror"] = {"host": "opacity-canary-predictor", "port": {"number": 80}}
+    move(folder, planned(shadowed, ports, 100, 0))
+    seen = upstreams["canary"].seen
+    assert answered(ports, 50) == {"stable": 50}
+    deadline_s = time.monotonic() + 5
+    while upstreams["canary"].seen < seen + 50 and time.monotonic() < deadline_s:
+        pass
+    assert upstreams["canary"].seen == seen + 50
+
+
+def test_routes_that_envoy_refuses_are_an_error_and_the_old_ones_stay(folder, objects, ports):
+    plan = planned(objects, ports, 100, 0)
+    move(folder, plan)
+    broken = dataclasses.replace(plan, virtual_hosts=({"name": "x", "domains": [], "routes": []},))
+    with pytest.raises(PlatformError, match="did not take the new routes"):
+        envoy.wait_for_routes(ports, envoy.write_routes(folder, broken), timeout_s=0.5)
+    assert answered(ports, 20) == {"stable": 20}

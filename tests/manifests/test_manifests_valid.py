@@ -1,0 +1,151 @@
+"""Every object of every overlay is valid, and says the same numbers as its rollout.yaml."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hounsfield.errors import PlatformError
+from hounsfield.laptop.programs import find_program
+from hounsfield.laptop.render import render
+
+try:
+    find_program("kubectl")
+except PlatformError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+OVERLAYS = ("laptop", "staging", "production")
+CUSTOM_KINDS = (
+    "DestinationRule", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime", "VirtualService",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return {overlay: render(MANIFESTS / "overlays" / overlay) for overlay in OVERLAYS}
+
+
+def get(objects, kind, name=None):
+    return next(o for o in objects if o["kind"] == kind and name in (None, o["metadata"]["name"]))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_valid_by_its_crd(rendered, overlay, violations):
+    custom = [item for item in rendered[overlay] if item["kind"] != "Namespace"]
+    assert {item["kind"] for item in custom} == set(CUSTOM_KINDS)
+    assert [found for item in custom for found in violations(item)] == []
+
+
+@pytest.mark.parametrize("kind", CUSTOM_KINDS)
+def test_a_planted_typo_is_found_in_each_kind(rendered, kind, violations):
+    item = get(rendered["laptop"], kind)
+    (found,) = violations({**item, "spec": {**item["spec"], "tpyo": 1}})
+    assert "'tpyo' was unexpected" in found
+
+
+def test_a_planted_typo_is_found_deep_inside_a_container(rendered, violations):
+    runtime = get(rendered["laptop"], "ServingRuntime")
+    container = {**runtime["spec"]["containers"][0], "securityContex": {}}
+    (found,) = violations({**runtime, "spec": {**runtime["spec"], "containers": [container]}})
+    assert "securityContex" in found
+
+
+def test_a_weight_in_quotes_is_found(rendered, violations):
+    service = get(rendered["laptop"], "VirtualService")
+    route = service["spec"]["http"][0]
+    wrong = {**route, "route": [{**route["route"][0], "weight": "100"}]}
+    (found,) = violations({**service, "spec": {**service["spec"], "http": [wrong]}})
+    assert "weight" in found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_edit_of_rollout_yaml_reaches_every_place(overlay, tmp_path):
+    tree = Path(shutil.copytree(MANIFESTS, tmp_path / "tree"))
+    file = tree / "overlays" / overlay / "rollout.yaml"
+    text = file.read_text().replace("stable: 100", "stable: 75").replace("canary: 0", "canary: 25")
+    head, canary = text.split("  canary:\n")
+    canary = re.sub(r"storageUri: \S+", "storageUri: s3://models/abc", canary)
+    canary = re.sub(r'modelVersion: "0"', 'modelVersion: "12"', canary)
+    canary = re.sub(r"packageDigest: \S+", f"packageDigest: {'7' * 64}", canary)
+    file.write_text(f"{head}  canary:\n{canary}")
+
+    objects = render(tree / "overlays" / overlay)
+
+    routes = {r["name"]: r["route"] for r in get(objects, "VirtualService")["spec"]["http"]}
+    for name in ("rest-by-weight", "grpc-by-weight"):
+        shares = {share["destination"]["host"]: share["weight"] for share in routes[name]}
+        assert shares == {"opacity-stable-predictor": 75, "opacity-canary-predictor": 25}
+    service = get(objects, "InferenceService", "opacity-canary")
+    assert service["metadata"]["annotations"]["hounsfield.dev/model-version"] == "12"
+    assert service["metadata"]["annotations"]["hounsfield.dev/package-digest"] == "7" * 64
+    assert service["spec"]["predictor"]["model"]["storageUri"] == "s3://models/abc"
+    assert "--model_version=12" in service["spec"]["predictor"]["model"]["args"]
+    stable = get(objects, "InferenceService", "opacity-stable")
+    assert stable["spec"]["predictor"]["model"]["storageUri"] == "none"
+    assert "RolloutState" not in {item["kind"] for item in objects}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_destination_is_a_service_that_kserve_makes(rendered, overlay):
+    """Standard mode: the Service of InferenceService NAME is NAME-predictor."""
+    objects = rendered[overlay]
+    hosts = {f"{o['metadata']['name']}-predictor" for o in objects if o["kind"] == "InferenceService"}
+    asked = {
+        share["destination"]["host"]
+        for route in get(objects, "VirtualService")["spec"]["http"]
+        for share in route["route"]
+    }
+    limited = {o["spec"]["host"] for o in objects if o["kind"] == "DestinationRule"}
+    assert asked == limited == hosts == {"opacity-stable-predictor", "opacity-canary-predictor"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_inference_services_name_their_mode_and_leave_the_split_to_istio(rendered, overlay):
+    for item in rendered[overlay]:
+        if item["kind"] == "InferenceService":
+            assert item["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
+            assert "canaryTrafficPercent" not in item["spec"]["predictor"]
+
+
+def containers(item):
+    if item["kind"] == "ServingRuntime":
+        yield from item["spec"]["containers"]
+    if item["kind"] == "SeldonDeployment":
+        for predictor in item["spec"]["predictors"]:
+            for component in predictor["componentSpecs"]:
+                yield from component["spec"]["containers"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_is_restricted_and_sized(rendered, overlay):
+    found = [container for item in rendered[overlay] for container in containers(item)]
+    assert len(found) == 2
+    for container in found:
+        context = container["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert (
+            {"cpu", "memory"}
+            == set(container["resources"]["requests"])
+            == set(container["resources"]["limits"])
+        )
+
+
+def test_production_takes_tls_only_and_two_pods_of_the_champion(rendered):
+    (server,) = get(rendered["production"], "Gateway")["spec"]["servers"]
+    assert (server["port"]["protocol"], server["tls"]["mode"]) == ("HTTPS", "SIMPLE")
+    assert (
+        get(rendered["production"], "InferenceService", "opacity-stable")["spec"]["predictor"]["minReplicas"]
+        == 2
+    )
+    namespaces = {
+        overlay: {
+            item["metadata"].get("namespace") for item in rendered[overlay] if item["kind"] != "Namespace"
+        }
+        for overlay in OVERLAYS
+    }
+    assert namespaces == {"laptop": {None}, "staging": {"hounsfield-staging"}, "production": {"hounsfield"}}
