@@ -1,0 +1,1 @@
+"""The predictor: KServe's ModelServer with a Hounsfield package in it."""

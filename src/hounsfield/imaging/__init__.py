@@ -1,0 +1,1 @@
+"""The image contract: the only preprocessing code, shared by training and serving."""

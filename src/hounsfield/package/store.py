@@ -1,0 +1,50 @@
+"""The store that packages are published to, and that KServe's `storageUri` points into."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hounsfield.errors import PackageError
+from hounsfield.package.package import Package, load_package
+
+
+def publish(package: Package, store_uri: str) -> str:
+    """Copy `package` to `store_uri/<digest>` unless it is there, and return that URI.
+
+    `store_uri` is a folder, a `file://` URI, or any URI that fsspec opens, such as `s3://models`. A local
+    copy appears whole or not at all.
+    """
+    if "://" in store_uri and not store_uri.startswith("file://"):
+        return _publish_remotely(package, store_uri)
+    root = Path(store_uri.removeprefix("file://")).resolve()
+    target = root / package.digest
+    if not target.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".publishing-", dir=root))
+        try:
+            shutil.copytree(package.path, draft / "package")
+            (draft / "package").rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    load_package(target)
+    return target.as_uri()
+
+
+def _publish_remotely(package: Package, store_uri: str) -> str:
+    import fsspec
+
+    target = f"{store_uri.rstrip('/')}/{package.digest}"
+    try:
+        files, root = fsspec.core.url_to_fs(target)
+        # The manifest goes last: a folder without one is no package, so a broken upload is never loaded.
+        manifest = package.path / "manifest.json"
+        if not files.exists(f"{root}/{manifest.name}"):
+            for file in sorted(package.path.rglob("*")):
+                if file.is_file() and file != manifest:
+                    files.put_file(str(file), f"{root}/{file.relative_to(package.path).as_posix()}")
+            files.put_file(str(manifest), f"{root}/{manifest.name}")
+    except (ImportError, OSError, ValueError) as error:
+        raise PackageError(f"the package store {store_uri} cannot be written: {error}") from None
+    return target

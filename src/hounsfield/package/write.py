@@ -1,0 +1,150 @@
+"""Writing a model package: assembled beside the store, verified, then renamed to its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hounsfield.config import CLASS_NAMES, MODEL_NAME
+from hounsfield.errors import ConfigError, PackageError
+from hounsfield.imaging.contract import ImageContract
+from hounsfield.package.card import render_card
+from hounsfield.package.package import (
+    CARD,
+    DETECTORS,
+    MANIFEST,
+    METRICS,
+    MODEL,
+    MODEL_RECORD,
+    PROFILE,
+    ModelRecord,
+    Package,
+    describe_file,
+    load_package,
+)
+
+PROVED_IMAGES = 128
+"""Validation images on which ONNX is compared with PyTorch."""
+
+
+def write_package(
+    out_root: Path,
+    *,
+    model_dir: Path,
+    evaluation_dir: Path,
+    drift_dir: Path | None,
+    explain_dir: Path | None,
+    dataset_dir: Path,
+    tensors_dir: Path,
+    lineage: Mapping[str, Any],
+) -> Package:
+    """Write `out_root/<digest>/` from the outputs of the pipeline's steps and return it, verified.
+
+    The same content is the same digest: writing it again returns the folder that is there. A failure leaves
+    nothing behind. Raises PackageError when an input is missing or ONNX differs from PyTorch.
+    """
+    out_root = Path(out_root)
+    out_root.mkdir(parents=True, exist_ok=True)
+    # Inside the store, so that the rename stays on one file system; a dot, so that no listing takes it up.
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=out_root, ignore_cleanup_errors=True) as work:
+        folder = Path(work) / "package"
+        folder.mkdir()
+        contract = ImageContract.load(Path(tensors_dir))
+        contract.save(folder)
+        metrics = _read_json(Path(evaluation_dir) / METRICS)
+        record = _model_record(Path(model_dir), metrics, lineage)
+        _write_json(folder / MODEL_RECORD, record.as_dict())
+        shutil.copyfile(Path(evaluation_dir) / METRICS, folder / METRICS)
+        _copy(Path(dataset_dir) / PROFILE, folder / PROFILE)
+        if drift_dir is not None:
+            shutil.copytree(drift_dir, folder / DETECTORS)
+        _write_network(Path(model_dir), contract, Path(tensors_dir), folder / MODEL)
+        card = render_card(
+            model=record.as_dict(),
+            metrics=metrics,
+            dataset=_read_json(Path(dataset_dir) / "dataset.json"),
+            contract={"size_px": contract.size_px, "version": contract.version},
+            # The numbers only: overlays show patients' images and stay out of what is shipped.
+            explanation=_read_json_if_there(explain_dir, "explain.json"),
+            drift=_read_json_if_there(drift_dir, "drift.json"),
+        )
+        (folder / CARD).write_text(card)
+        return _publish(folder, out_root)
+
+
+def _publish(folder: Path, out_root: Path) -> Package:
+    files = {
+        file.relative_to(folder).as_posix(): describe_file(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    manifest = json.dumps({"files": files}, indent=2, sort_keys=True).encode() + b"\n"
+    (folder / MANIFEST).write_bytes(manifest)
+    target = out_root / hashlib.sha256(manifest).hexdigest()
+    if not target.exists():
+        folder.rename(target)
+    return load_package(target)
+
+
+def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[str, Any]) -> ModelRecord:
+    from hounsfield.training.network import load_record
+
+    try:
+        return ModelRecord(
+            name=MODEL_NAME,
+            architecture=load_record(model_dir)["architecture"],
+            class_names=CLASS_NAMES,
+            threshold=float(metrics["operating_point"]["threshold"]),
+            temperature=float(metrics["temperature"]),
+            review_band=tuple(float(end) for end in metrics["review_band"]),
+            lineage=dict(lineage),
+        )
+    except KeyError as error:
+        raise PackageError(f"{METRICS} of the evaluation has no key {error}; run evaluate again") from None
+    except ConfigError as error:
+        raise PackageError(f"the evaluation gave a value that cannot be served: {error}") from None
+
+
+def _write_network(model_dir: Path, contract: ImageContract, tensors_dir: Path, path: Path) -> None:
+    from hounsfield.imaging.preprocess import load_split
+    from hounsfield.package.export import TOLERANCE, export_onnx, largest_difference
+    from hounsfield.package.engine import Engine
+    from hounsfield.training.network import load_network
+
+    network = load_network(model_dir)
+    export_onnx(network, contract.size_px, path)
+    images, _ = load_split(tensors_dir, "validation")
+    difference = largest_difference(network, Engine(path).run, images[:PROVED_IMAGES])
+    if not difference <= TOLERANCE:
+        raise PackageError(
+            f"ONNX differs from PyTorch by {difference:.2g} on the validation images, above {TOLERANCE:g}: "
+            "the export of this architecture is not to be trusted"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except OSError:
+        raise PackageError(f"{path.name} is missing in {path.parent}: run the step that writes it") from None
+    except ValueError:
+        raise PackageError(f"{path.name} in {path.parent} is not JSON") from None
+
+
+def _read_json_if_there(folder: Path | None, name: str) -> dict[str, Any] | None:
+    return _read_json(Path(folder) / name) if folder is not None and (Path(folder) / name).is_file() else None
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise PackageError(f"{source.name} is missing in {source.parent}: run the step that writes it")
+    shutil.copyfile(source, target)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,140 @@
+"""What a request may hold and what an answer says, whichever door (JSON, binary, gRPC) it came through.
+
+Inputs, exactly one of:
+  `dicom`  BYTES [N]: one whole DICOM file an element; raw in binary bodies and gRPC, base64 strings in JSON
+           (a file is not UTF-8; the parameter `content_type`, if sent, must be "base64").
+  `image`  FP32 [N, 1, size, size] in [0, 1]: already prepared by the package's image contract.
+Outputs, each [N]:
+  `probability`      FP32 in [0, 1], calibrated; NaN (null in JSON) where the element was refused
+  `label`            BYTES: a class name; empty where refused
+  `review_required`  BOOL: a person decides: the probability lies inside the review band, or it was refused
+  `refusal`          BYTES: the reason code; empty where answered
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from hounsfield.serving.wire import RequestError, Tensor, element_count, read_byte_elements
+
+DICOM, IMAGE = "dicom", "image"
+MAX_INSTANCES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """The instances of one request: `files`, or `images` float32 (N, 1, size, size) in [0, 1]; never both."""
+
+    files: tuple[bytes, ...] | None = None
+    images: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images) if self.files is None else len(self.files)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One row an instance, in the order of the request; see the module for the meaning of each column."""
+
+    probability: np.ndarray
+    label: tuple[str, ...]
+    review_required: np.ndarray
+    refusal: tuple[str, ...]
+
+
+def input_types(size_px: int) -> list[dict]:
+    """The `inputs` of the model's metadata; -1 is any size."""
+    return [
+        {"name": DICOM, "datatype": "BYTES", "shape": [-1]},
+        {"name": IMAGE, "datatype": "FP32", "shape": [-1, 1, size_px, size_px]},
+    ]
+
+
+def output_types() -> list[dict]:
+    """The `outputs` of the model's metadata."""
+    return [
+        {"name": "probability", "datatype": "FP32", "shape": [-1]},
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        {"name": "review_required", "datatype": "BOOL", "shape": [-1]},
+        {"name": "refusal", "datatype": "BYTES", "shape": [-1]},
+    ]
+
+
+def read_instances(tensors: Sequence[Tensor], size_px: int) -> Instances:
+    """Check the tensors of a request against the contract. Raises RequestError, which never quotes data."""
+    if len(tensors) != 1:
+        raise RequestError(
+            f"the model takes exactly one input, '{DICOM}' or '{IMAGE}'; {len(tensors)} were sent"
+        )
+    (tensor,) = tensors
+    if tensor.name == DICOM:
+        expected = ("BYTES", 1)
+    elif tensor.name == IMAGE:
+        expected = ("FP32", 4)
+    else:
+        raise RequestError(f"the model has no input of that name; its inputs are '{DICOM}' and '{IMAGE}'")
+    datatype, dimensions = expected
+    if tensor.datatype != datatype:
+        raise RequestError(f"input '{tensor.name}': the datatype must be {datatype}")
+    if len(tensor.shape) != dimensions or any(size < 0 for size in tensor.shape):
+        raise RequestError(f"input '{tensor.name}': the shape must have {dimensions} dimensions from 0 up")
+    if not 1 <= tensor.shape[0] <= MAX_INSTANCES:
+        raise RequestError(f"input '{tensor.name}': a request holds 1 to {MAX_INSTANCES} instances")
+    if tensor.name == DICOM:
+        return Instances(files=_read_files(tensor))
+    if tuple(tensor.shape[1:]) != (1, size_px, size_px):
+        raise RequestError(f"input '{IMAGE}': the shape must be [N, 1, {size_px}, {size_px}]")
+    return Instances(images=_read_images(tensor))
+
+
+def _read_files(tensor: Tensor) -> tuple[bytes, ...]:
+    if tensor.parameters.get("content_type", "base64") != "base64":
+        raise RequestError(f"input '{DICOM}': the only content_type is base64")
+    if tensor.raw is not None:
+        files = read_byte_elements(tensor.raw, tensor.name)
+    else:
+        files = [_file(value, position) for position, value in enumerate(tensor.values or ())]
+    if len(files) != tensor.shape[0]:
+        raise RequestError(
+            f"input '{DICOM}': the shape says {tensor.shape[0]} elements, the data has {len(files)}"
+        )
+    return tuple(files)
+
+
+def _file(value: object, position: int) -> bytes:
+    if isinstance(value, bytes):  # protobuf's bytes_contents
+        return value
+    if isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            pass
+    raise RequestError(f"input '{DICOM}': element {position} is not a base64 string")
+
+
+def _read_images(tensor: Tensor) -> np.ndarray:
+    count = element_count(tensor.shape)
+    if tensor.raw is not None:
+        if len(tensor.raw) != 4 * count:
+            raise RequestError(
+                f"input '{IMAGE}': the shape needs {4 * count} bytes of FP32, the data has {len(tensor.raw)}"
+            )
+        images = np.frombuffer(tensor.raw, dtype="<f4")
+    else:
+        try:
+            images = np.asarray(tensor.values, dtype=np.float32).ravel()
+        except (ValueError, TypeError, OverflowError):
+            raise RequestError(f"input '{IMAGE}': the data is not an array of numbers") from None
+        if images.size != count:
+            raise RequestError(f"input '{IMAGE}': the shape says {count} values, the data has {images.size}")
+    images = images.reshape(tensor.shape)
+    # Written so that a NaN fails too.
+    bad = ~((images >= 0.0) & (images <= 1.0)).all(axis=(1, 2, 3))
+    if bad.any():
+        raise RequestError(f"input '{IMAGE}': instance {int(bad.argmax())} has values outside 0 to 1")
+    return images

@@ -1,0 +1,156 @@
+import json
+
+import numpy as np
+import pytest
+
+from hounsfield.dicom.quarantine import Reason, Refused
+from hounsfield.dicom.reading import DecodedImage
+from hounsfield.errors import ConfigError
+from hounsfield.imaging.contract import ImageContract, _percentiles, prepare
+
+FULL_RANGE = ImageContract(size_px=8, lower_percentile=0, upper_percentile=100)
+
+
+def decoded(pixels, photometric="MONOCHROME2"):
+    return DecodedImage(
+        pixels=np.asarray(pixels),
+        photometric_interpretation=photometric,
+        pixel_spacing_mm=None,
+        attributes={},
+    )
+
+
+def test_pixels_are_scaled_linearly_between_the_percentiles():
+    pixels = np.zeros((8, 8), dtype=np.uint16)
+    pixels[0, :5] = [0, 100, 200, 300, 400]
+    prepared = prepare(decoded(pixels), FULL_RANGE)
+    assert prepared.shape == (1, 8, 8)
+    assert prepared.dtype == np.float32
+    np.testing.assert_allclose(prepared[0, 0], [0, 0.25, 0.5, 0.75, 1, 0, 0, 0], atol=1e-7)
+
+
+def test_values_beyond_the_percentiles_are_clipped():
+    # 0..99: percentiles 10 and 90 by linear interpolation lie at 9.9 and 89.1.
+    pixels = np.arange(100, dtype=np.int16).reshape(10, 10)
+    prepared = prepare(decoded(pixels), ImageContract(size_px=10, lower_percentile=10, upper_percentile=90))
+    assert prepared[0, 0, 9] == 0.0  # 9 < 9.9
+    assert prepared[0, 1, 0] == pytest.approx((10 - 9.9) / 79.2, abs=1e-6)
+    assert prepared[0, 9, 0] == 1.0  # 90 > 89.1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32])
+def test_counting_pixels_finds_the_percentiles_that_sorting_finds(dtype):
+    pixels = np.random.default_rng(7).normal(60, 20, (37, 41)).clip(0, 127).astype(dtype)
+    if dtype == np.int16:
+        pixels -= 1000
+    for percentiles in [(0.5, 99.5), (0, 100), (33.3, 33.4)]:
+        expected = np.percentile(pixels.astype(np.float64), percentiles)
+        np.testing.assert_allclose(_percentiles(pixels, percentiles), expected, rtol=1e-12)
+
+
+def test_monochrome1_is_the_negative_of_monochrome2():
+    pixels = np.random.default_rng(7).integers(0, 4096, (16, 16)).astype(np.uint16)
+    contract = ImageContract(size_px=16, lower_percentile=1, upper_percentile=90)
+    inverted = prepare(decoded(pixels, "MONOCHROME1"), contract)
+    mirrored = prepare(decoded(4095 - pixels.astype(np.int32)), contract)
+    np.testing.assert_allclose(inverted, mirrored, atol=1e-6)  # the percentiles round apart
+    brightest = np.unravel_index(inverted[0].argmax(), (16, 16))
+    assert pixels[brightest] <= np.percentile(pixels, 10)
+
+
+def test_a_wide_image_keeps_its_aspect_and_is_padded_above_and_below():
+    pixels = np.zeros((8, 16), dtype=np.uint8)
+    pixels[:, 8:] = 255
+    prepared = prepare(decoded(pixels), FULL_RANGE)[0]
+    expected = np.zeros((8, 8), dtype=np.float32)
+    expected[2:6, 4:] = 1.0
+    np.testing.assert_array_equal(prepared, expected)
+
+
+def test_shrinking_averages_areas():
+    # Every 2 x 2 block becomes its mean: (0 + 1 + 2 + 5) / 4 = 2, over the range 0..8.
+    block = np.array([[0, 1], [2, 5]], dtype=np.float32)
+    pixels = np.tile(block, (8, 8))
+    pixels[-1, -1] = 8
+    prepared = prepare(decoded(pixels), FULL_RANGE)[0]
+    np.testing.assert_allclose(prepared[:7, :7], 2 / 8, atol=1e-6)
+    assert prepared[7, 7] == pytest.approx((0 + 1 + 2 + 8) / 4 / 8)
+
+
+def test_an_image_without_contrast_is_refused():
+    pixels = np.full((32, 32), 700, dtype=np.uint16)
+    pixels[0, 0] = 9  # one dead pixel is not contrast
+    with pytest.raises(Refused) as refused:
+        prepare(decoded(pixels), ImageContract(size_px=8))
+    assert refused.value.reason == Reason.CONSTANT_IMAGE
+
+
+def test_an_image_that_is_not_finite_is_refused():
+    pixels = np.full((8, 8), np.nan, dtype=np.float32)
+    with pytest.raises(Refused):
+        prepare(decoded(pixels), FULL_RANGE)
+
+
+def test_equals_monai_where_both_average_whole_pixels():
+    """Same chain in MONAI's transforms: exact to float32 rounding when the size divides the image."""
+    from monai.transforms import Compose, Resize, ScaleIntensityRangePercentiles
+
+    pixels = np.random.default_rng(3).integers(0, 65536, (256, 256)).astype(np.uint16)
+    chain = Compose(
+        [
+            ScaleIntensityRangePercentiles(lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True),
+            Resize(spatial_size=(64, 64), mode="area"),
+        ]
+    )
+    expected = np.asarray(chain(pixels[np.newaxis].astype(np.float32)))
+    prepared = prepare(decoded(pixels), ImageContract(size_px=64))
+    np.testing.assert_allclose(prepared, expected, atol=2e-6)
+
+
+def test_stays_near_monai_where_pixels_are_shared_between_areas():
+    """At a broken ratio cv2 weighs a shared pixel by its overlap, torch counts it whole."""
+    from monai.transforms import Compose, Resize, ScaleIntensityRangePercentiles
+
+    row, column = np.mgrid[0:300, 0:300]
+    pixels = (2000 + 900 * np.sin(row / 40) + 700 * np.cos(column / 55)).astype(np.uint16)
+    chain = Compose(
+        [
+            ScaleIntensityRangePercentiles(lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True),
+            Resize(spatial_size=(128, 128), mode="area"),
+        ]
+    )
+    expected = np.asarray(chain(pixels[np.newaxis].astype(np.float32)))
+    prepared = prepare(decoded(pixels), ImageContract(size_px=128))
+    np.testing.assert_allclose(prepared, expected, atol=0.01)
+
+
+def test_the_digest_changes_with_any_value_and_survives_the_file(tmp_path):
+    contract = ImageContract()
+    contract.save(tmp_path)
+    assert ImageContract.load(tmp_path) == contract
+    assert ImageContract.load(tmp_path / "contract.json").digest == contract.digest
+    assert ImageContract(upper_percentile=99.0).digest != contract.digest
+    assert (
+        ImageContract(lower_percentile=0, upper_percentile=100).digest
+        == FULL_RANGE.__class__(lower_percentile=0.0, upper_percentile=100.0).digest
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size_px": 0}, "size_px 0"),
+        ({"lower_percentile": 60, "upper_percentile": 40}, "percentiles 60 and 40"),
+        ({"version": "2"}, "version '2'"),
+        ({"gamma": 1}, "unknown key 'gamma'"),
+    ],
+)
+def test_a_contract_that_cannot_be_computed_is_refused_by_name(tmp_path, values, words):
+    (tmp_path / "contract.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=words):
+        ImageContract.load(tmp_path)
+
+
+def test_a_missing_contract_says_what_to_run(tmp_path):
+    with pytest.raises(ConfigError, match="run preprocess"):
+        ImageContract.load(tmp_path)

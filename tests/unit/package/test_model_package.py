@@ -1,0 +1,240 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hounsfield.errors import PackageError
+from hounsfield.imaging.contract import ImageContract
+from hounsfield.package import export
+from hounsfield.package.package import load_package
+from hounsfield.package.write import write_package
+from hounsfield.package.engine import Engine
+from hounsfield.training.network import build_network, load_network, save_network
+
+METRICS = {
+    "auroc": {"value": 0.912, "low": 0.88, "high": 0.94},
+    "operating_point": {"threshold": 0.41, "chosen_on": "validation", "rule": "sensitivity"},
+    "temperature": 1.5,
+    "review_band": [0.3, 0.5],
+    "counts": {"train": 650, "validation": 220, "test": 230, "test_positive": 96},
+    "confidence": 0.95,
+    "bootstrap": {"unit": "patient", "resamples": 1000},
+    "baseline": {"auroc": {"value": 0.7, "low": 0.6, "high": 0.8}},
+    "subgroups": [
+        {
+            "attribute": "patient_sex",
+            "value": "F",
+            "n": 9,
+            "n_positive": 0,
+            "auroc": None,
+            "sensitivity": None,
+            "specificity": {"value": 0.5, "low": 0.2, "high": 0.8},
+            "note": "too | few",
+        }
+    ],
+}
+
+
+def write_json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """The output folders of the earlier steps, with a small network of known seed."""
+    root = tmp_path_factory.mktemp("steps")
+    network = build_network("pixel-statistics", 7)
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(7))
+    save_network(network, root / "model", {"architecture": "pixel-statistics"})
+    write_json(root / "evaluation" / "metrics.json", METRICS)
+    write_json(root / "dataset" / "profile.json", {"rows": 6})
+    write_json(root / "dataset" / "dataset.json", {"sample": True})
+    write_json(root / "drift" / "drift.json", {"detector": "MMDDrift"})
+    (root / "drift" / "state").mkdir()
+    (root / "drift" / "state" / "x.bin").write_bytes(b"\x00\x01")
+    (root / "tensors").mkdir()
+    ImageContract(size_px=16).save(root / "tensors")
+    np.save(
+        root / "tensors" / "shard-00000.npy",
+        np.random.default_rng(7).random((6, 1, 16, 16), dtype=np.float32),
+    )
+    pd.DataFrame({"split": ["validation"] * 6, "shard": 0, "row": range(6)}).to_parquet(
+        root / "tensors" / "index.parquet"
+    )
+    return root
+
+
+def write(steps, out, **changes):
+    arguments = {
+        "model_dir": steps / "model",
+        "evaluation_dir": steps / "evaluation",
+        "drift_dir": steps / "drift",
+        "explain_dir": None,
+        "dataset_dir": steps / "dataset",
+        "tensors_dir": steps / "tensors",
+        "lineage": {"git_commit": "abc123"},
+    }
+    return write_package(out, **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def package(steps, tmp_path_factory):
+    return write(steps, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def copy(package, tmp_path):
+    return shutil.copytree(package.path, tmp_path / "copy")
+
+
+def test_the_folder_is_named_by_the_digest_of_its_manifest(package):
+    assert package.path.name == package.digest
+    assert hashlib.sha256((package.path / "manifest.json").read_bytes()).hexdigest() == package.digest
+    files = json.loads((package.path / "manifest.json").read_text())["files"]
+    assert sorted(files) == [
+        "MODEL_CARD.md",
+        "contract.json",
+        "detectors/drift.json",
+        "detectors/state/x.bin",
+        "metrics.json",
+        "model.json",
+        "model.onnx",
+        "profile.json",
+    ]
+    assert files["detectors/state/x.bin"] == {"sha256": hashlib.sha256(b"\x00\x01").hexdigest(), "size": 2}
+
+
+def test_the_same_content_written_again_is_the_same_package(steps, package):
+    again = write(steps, package.path.parent)
+    assert again.digest == package.digest
+    assert [folder.name for folder in package.path.parent.iterdir()] == [package.digest]
+
+
+def test_another_lineage_is_another_package(steps, package, tmp_path):
+    assert write(steps, tmp_path, lineage={"git_commit": "def456"}).digest != package.digest
+
+
+def test_it_holds_what_serving_needs_from_the_evaluation(package):
+    assert package.contract == ImageContract(size_px=16)
+    assert package.model.threshold == 0.41
+    assert package.model.temperature == 1.5
+    assert package.model.review_band == (0.3, 0.5)
+    assert package.model.lineage == {"git_commit": "abc123"}
+    assert package.metrics == METRICS
+    assert (package.detectors / "drift.json").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnx_answers_as_pytorch_for_any_number_of_images(steps, package, count):
+    images = np.random.default_rng(1).random((count, 1, 16, 16), dtype=np.float32)
+    logit, embedding = Engine(package.onnx).run(images)
+    with torch.inference_mode():
+        expected_logit, expected_embedding = load_network(steps / "model")(torch.from_numpy(images))
+    assert logit.shape == (count,)
+    assert embedding.shape == (count, 66)
+    np.testing.assert_allclose(logit, expected_logit, atol=1e-4)
+    np.testing.assert_allclose(embedding, expected_embedding, atol=1e-4)
+
+
+def test_nothing_of_this_machine_is_in_the_model(package):
+    assert str(export.__file__).encode()[:12] not in package.onnx.read_bytes()
+
+
+def test_the_card_says_simulated_and_holds_the_numbers(package):
+    card = (package.path / "MODEL_CARD.md").read_text()
+    assert "SIMULATED" in card
+    assert "0.912 (0.880 to 0.940)" in card
+    assert "230 images, 96 of them positive" in card
+    assert (
+        "| patient_sex | F | 9 | 0 | not estimable | not estimable | 0.500 (0.200 to 0.800) | too \\| few |"
+        in card
+    )
+    assert "MMDDrift" in card
+
+
+def test_the_card_of_real_data_does_not_say_simulated(steps, tmp_path):
+    write_json(tmp_path / "dataset" / "profile.json", {})
+    write_json(tmp_path / "dataset" / "dataset.json", {"sample": False})
+    written = write(steps, tmp_path / "store", dataset_dir=tmp_path / "dataset", drift_dir=None)
+    card = (written.path / "MODEL_CARD.md").read_text()
+    assert "SIMULATED" not in card
+    assert "no drift detectors" in card
+    assert written.detectors is None
+
+
+def test_a_model_that_onnx_does_not_reproduce_is_not_packaged(steps, tmp_path, monkeypatch):
+    def another_network(network, size_px, path):
+        other = build_network("pixel-statistics", 7)
+        torch.nn.init.constant_(other.head.weight, 0.01)
+        export_truly(other, size_px, path)
+
+    export_truly = export.export_onnx
+    monkeypatch.setattr(export, "export_onnx", another_network)
+    with pytest.raises(PackageError, match="ONNX differs from PyTorch"):
+        write(steps, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json", "detectors/state/x.bin"])
+def test_a_changed_file_is_refused_by_name(copy, name):
+    content = bytearray((copy / name).read_bytes())
+    content[-1] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(PackageError, match=f"{name} is not the file that was packaged"):
+        load_package(copy)
+
+
+def test_a_missing_file_is_refused_by_name(copy):
+    (copy / "contract.json").unlink()
+    with pytest.raises(PackageError, match=r"contract\.json is missing"):
+        load_package(copy)
+
+
+def test_an_extra_file_is_refused_by_name(copy):
+    (copy / "detectors" / "extra.pkl").write_bytes(b"")
+    with pytest.raises(PackageError, match=r"detectors/extra\.pkl is not in its manifest"):
+        load_package(copy)
+
+
+@pytest.mark.parametrize("manifest", [None, b"{", b"[]", b'{"files": 3}'])
+def test_a_folder_without_a_manifest_is_not_a_package(copy, manifest):
+    (copy / "manifest.json").unlink()
+    if manifest is not None:
+        (copy / "manifest.json").write_bytes(manifest)
+    with pytest.raises(PackageError, match=r"manifest\.json"):
+        load_package(copy)
+
+
+def test_a_package_under_a_link_is_read(package, tmp_path):
+    # KServe's storage initializer links a volume's files into /mnt/models.
+    for file in package.path.rglob("*"):
+        if file.is_file():
+            link = tmp_path / "models" / file.relative_to(package.path)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+    assert load_package(tmp_path / "models").digest == package.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"temperature": 0}, "temperature 0"),
+        ({"review_band": [0.7, 0.2]}, "review_band"),
+        ({"operating_point": {}}, "no key 'threshold'"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_served_is_refused(steps, tmp_path, change, words):
+    write_json(tmp_path / "evaluation" / "metrics.json", {**METRICS, **change})
+    with pytest.raises(PackageError, match=words):
+        write(steps, tmp_path / "store", evaluation_dir=tmp_path / "evaluation")
+
+
+def test_a_step_that_did_not_run_is_named(steps, tmp_path):
+    with pytest.raises(PackageError, match=r"metrics\.json is missing"):
+        write(steps, tmp_path / "store", evaluation_dir=tmp_path)
+    assert list((tmp_path / "store").iterdir()) == []
