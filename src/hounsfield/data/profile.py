@@ -1,0 +1,39 @@
+"""The data profile: counts and ranges a field, to read at a glance and to compare later data with."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+CATEGORIES = (
+    "label", "split", "modality", "manufacturer", "view_position", "patient_sex", "bits_stored",
+    "photometric_interpretation", "transfer_syntax_uid",
+)  # fmt: skip
+NUMBERS = ("age_years", "rows", "columns", "pixel_spacing_mm")
+
+
+def profile(index: pd.DataFrame) -> dict:
+    """JSON-ready summary of an index: for a category the count of each value, for a number its spread.
+
+    `missing` counts None and the empty string. Quantiles are linear (numpy's default).
+    """
+    fields: dict[str, dict] = {}
+    for name in CATEGORIES:
+        values = index[name].astype("string").replace("", pd.NA)
+        counts = values.value_counts().sort_index()
+        fields[name] = {
+            "kind": "category",
+            "missing": int(values.isna().sum()),
+            "counts": {str(value): int(count) for value, count in counts.items()},
+        }
+    for name in NUMBERS:
+        values = pd.to_numeric(index[name]).dropna()
+        fields[name] = {"kind": "number", "missing": int(len(index) - len(values))}
+        if len(values):
+            fields[name] |= {
+                "min": float(values.min()),
+                "p05": float(values.quantile(0.05)),
+                "median": float(values.median()),
+                "p95": float(values.quantile(0.95)),
+                "max": float(values.max()),
+            }
+    return {"images": len(index), "patients": int(index["patient_id"].nunique()), "fields": fields}

@@ -1,0 +1,172 @@
+"""Worker processes that may die, so that a decoder's crash costs one file and not the program."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from hounsfield.dicom.quarantine import Reason, Refused
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# spawn: a fork of a process that holds threads (gRPC, torch) may inherit a locked lock.
+_CONTEXT = multiprocessing.get_context("spawn")
+_START_LIMIT_S = 120.0
+
+
+class Sandbox:
+    """A context manager over `workers` processes, each running one item at a time.
+
+    A worker that aborts gives Refused(DECODER_ABORTED), one that takes more than `timeout_s` for an item is
+    killed and gives Refused(DECODE_TIMEOUT); either is replaced. An exception of the function itself, Refused
+    among them, is raised in the caller. Safe to use from many threads; a caller waits for a free worker.
+    """
+
+    def __init__(self, workers: int, timeout_s: float = 10.0) -> None:
+        self.workers, self.timeout_s = max(1, workers), timeout_s
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all: list[_Worker] = []
+
+    def __enter__(self) -> Sandbox:
+        self._all = [_Worker() for _ in range(self.workers)]
+        for worker in self._all:
+            self._idle.put(worker)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._all:
+            worker.stop()
+
+    def call(self, function: Callable[[Item], Result], item: Item) -> Result:
+        """`function(item)` in a worker; both must pickle, and so must the result."""
+        worker = self._idle.get()
+        try:
+            return worker.run(function, item, self.timeout_s)
+        finally:
+            self._idle.put(worker)
+
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result | Refused]]:
+        """(item, result or refusal) in the order of `items`, reading only a little ahead of the caller."""
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="sandbox") as threads:
+            pending: deque[tuple[Item, Future[Result]]] = deque()
+            try:
+                for item in items:
+                    pending.append((item, threads.submit(self.call, function, item)))
+                    if len(pending) > 4 * self.workers:
+                        yield _outcome(*pending.popleft())
+                while pending:
+                    yield _outcome(*pending.popleft())
+            finally:
+                for _, future in pending:
+                    future.cancel()
+
+
+def _outcome(item: Item, future: Future[Result]) -> tuple[Item, Result | Refused]:
+    try:
+        return item, future.result()
+    except Refused as refusal:
+        return item, refusal
+
+
+class _Worker:
+    """One process and the pipe to it; used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, far_end = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(far_end,), daemon=True)
+        # Ctrl-C reaches the whole process group, but the parent decides when a worker ends: it starts with
+        # the signal blocked, and so from its first import on.
+        resource_tracker.ensure_running()  # its own start would unblock the signal again
+        earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        # Only the worker holds the far end now, so its death closes the pipe.
+        far_end.close()
+        self._ready = False
+
+    def run(self, function: Callable[[Item], Result], item: Item, timeout_s: float) -> Result:
+        try:
+            self._await_ready()
+            self._pipe.send((function, item))
+            if not self._pipe.poll(timeout_s):
+                self._replace()
+                raise Refused(Reason.DECODE_TIMEOUT, f"no result within {timeout_s:g} s")
+            succeeded, value = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(1)
+            code = self._process.exitcode
+            self._replace()
+            raise Refused(Reason.DECODER_ABORTED, f"the worker process ended with code {code}") from None
+        if succeeded:
+            return value
+        raise value
+
+    def _await_ready(self) -> None:
+        """A start (imports) is not counted against the time of an item."""
+        if not self._ready:
+            if not self._pipe.poll(_START_LIMIT_S):
+                self._replace()
+                raise Refused(Reason.DECODE_TIMEOUT, "the worker process did not start")
+            self._pipe.recv()
+            self._ready = True
+
+    def _replace(self) -> None:
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+
+def _serve(pipe: Connection) -> None:
+    """The worker's loop; ends when the parent closes the pipe or dies."""
+    _keep_no_traces()
+    pipe.send("ready")
+    while True:
+        try:
+            function, item = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = (True, function(item))
+        except Exception as error:
+            answer = (False, error)
+        try:
+            pipe.send(answer)
+        except (BrokenPipeError, ConnectionError):
+            return
+        except Exception as error:
+            pipe.send(
+                (False, RuntimeError(f"a result or error of the worker does not pickle: {type(error)}"))
+            )
+
+
+def _keep_no_traces() -> None:
+    """No core dump and no chatter of C libraries: both may hold the patient's data."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
