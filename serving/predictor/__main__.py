@@ -58,9 +58,9 @@ def _serve(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from hounsfield.dicom.sandbox import Sandbox
+    from hounsfield.package.engine import Engine
     from hounsfield.package.package import load_package
     from hounsfield.serving.decoding import decode, decoder
-    from hounsfield.package.engine import Engine
     from hounsfield.serving.metrics import Metrics
     from hounsfield.serving.service import Service
 

@@ -12,8 +12,8 @@ import kserve
 import numpy as np
 from kserve.errors import InferenceError, InvalidInput
 
-from hounsfield.serving.contract import Answer, input_types, output_types, read_instances
 from hounsfield.package.engine import EngineError
+from hounsfield.serving.contract import Answer, input_types, output_types, read_instances
 from hounsfield.serving.service import Service
 from hounsfield.serving.wire import RequestError, Tensor
 from serving.predictor.rest import where

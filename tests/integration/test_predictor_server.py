@@ -30,9 +30,9 @@ from pydicom.uid import (
 from hounsfield.dicom.reading import read_image
 from hounsfield.errors import ServingError
 from hounsfield.imaging.contract import ImageContract, prepare
+from hounsfield.package.engine import Engine, calibrate
 from hounsfield.package.write import write_package
 from hounsfield.serving.client import predict_bytes, predict_file
-from hounsfield.package.engine import Engine, calibrate
 from hounsfield.serving.wire import MAX_BODY_BYTES
 from hounsfield.training.network import build_network, save_network
 

@@ -7,6 +7,7 @@ and then the other, and can be killed between any two of its steps and started a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hounsfield.config import Home
+from hounsfield.errors import RegistryError
 from hounsfield.laptop import stack
 from hounsfield.laptop.ports import HOST, Ports
 from hounsfield.registry.registry import CHAMPION, Registry
@@ -43,18 +45,25 @@ def release(
 ) -> dict[str, Any]:
     """Serve the champion, judge the candidate, and move the traffic to it by the tree's policy.
 
-    Returns {"gate": dict | None, "rollout": dict | None, "no_rollout": why there was none, "endpoints": dict}.
-    Raises PlatformError, GuardError or RolloutError; the stack then stays as it was before the failing step.
+    Returns {"promoted": bool, "gate": dict | None, "rollout": dict | None, "no_rollout": why not,
+    "endpoints": dict}. Raises PlatformError, GuardError, RegistryError or RolloutError; the stack then stays as it
+    was before the step that failed.
     """
     candidate = _revision(registration["candidate"])
     registry = Registry(home.mlflow_uri)
     manifest.seed_tree(stack.REPO / "manifests", home.tree)
-    _serve_champion(home, _revision(registration["champion"]))
+    champion = registry.by_alias(CHAMPION)
+    if champion is None:
+        raise RegistryError(
+            f"the registry {home.mlflow_uri} has no champion: run `make run`, which registers one"
+        )
+    _serve_champion(home, _revision(dataclasses.asdict(champion)))
     say("starting the stack: champion, gate, Envoy, MLflow")
     stack.up(home, port)
-    result: dict[str, Any] = {"gate": None, "rollout": None, "no_rollout": None}
+    result: dict[str, Any] = {"promoted": False, "gate": None, "rollout": None, "no_rollout": None}
     if manifest.revision(home.tree, "stable").package_digest == candidate.package_digest:
         _finish_promotion(home, registry, candidate, {})
+        result["promoted"] = True
         result["no_rollout"] = f"version {candidate.model_version} is the champion already"
         return result | {"endpoints": endpoints(home)}
 
@@ -89,6 +98,7 @@ def release(
             step["at_s"] = step["at"] - began
         if rollout["outcome"] == PROMOTED:
             _finish_promotion(home, registry, candidate, rollout["steps"][-1])
+            result["promoted"] = True
     result["rollout"] = rollout
     return result | {"endpoints": endpoints(home)}
 

@@ -95,7 +95,7 @@ def up(
 
 
 def check_ports(home: Home, port: int | None = None) -> None:
-    """Raise PlatformError when `up` on `port` could not start; a stack of `home` that runs already may go on."""
+    """Raise PlatformError when `up` on `port` could not start; a stack that runs already may go on."""
     if Supervisor(home.run).is_running():
         current = _read_state(home)["port"]
         if port not in (None, current):

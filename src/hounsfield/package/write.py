@@ -112,8 +112,8 @@ def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[
 
 def _write_network(model_dir: Path, contract: ImageContract, tensors_dir: Path, path: Path) -> None:
     from hounsfield.imaging.preprocess import load_split
-    from hounsfield.package.export import TOLERANCE, export_onnx, largest_difference
     from hounsfield.package.engine import Engine
+    from hounsfield.package.export import TOLERANCE, export_onnx, largest_difference
     from hounsfield.training.network import load_network
 
     network = load_network(model_dir)

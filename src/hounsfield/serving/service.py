@@ -9,9 +9,9 @@ import numpy as np
 
 from hounsfield.config import CLASS_NAMES
 from hounsfield.dicom.quarantine import Refused
+from hounsfield.package.engine import Engine, calibrate
 from hounsfield.package.package import Package
 from hounsfield.serving.contract import Answer, Instances
-from hounsfield.package.engine import Engine, calibrate
 from hounsfield.serving.metrics import Metrics
 
 

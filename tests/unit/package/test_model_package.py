@@ -10,9 +10,9 @@ import torch
 from hounsfield.errors import PackageError
 from hounsfield.imaging.contract import ImageContract
 from hounsfield.package import export
+from hounsfield.package.engine import Engine
 from hounsfield.package.package import load_package
 from hounsfield.package.write import write_package
-from hounsfield.package.engine import Engine
 from hounsfield.training.network import build_network, load_network, save_network
 
 METRICS = {

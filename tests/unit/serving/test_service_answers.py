@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from hounsfield.dicom.quarantine import Reason, Refused
-from hounsfield.serving.contract import Instances
 from hounsfield.package.engine import EngineError, calibrate
+from hounsfield.serving.contract import Instances
 from hounsfield.serving.metrics import Metrics
 from hounsfield.serving.service import Service
 

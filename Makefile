@@ -1,0 +1,86 @@
+# Every target that people and CI use. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+GUARD := .venv-guard
+PORT ?=
+DATA ?=
+LABELS ?=
+ARGS ?=
+export HOUNSFIELD_GUARD_PYTHON ?= $(CURDIR)/$(GUARD)/bin/python
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo '  make run DATA=folder LABELS=labels.csv   the same on your own DICOM; PORT=9000 serves on another port'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on PATH: install Python 3.11, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: on Debian and Ubuntu run apt-get install python3.11-venv"; exit 2; }
+	@echo "== main environment ($(VENV)), about 2 minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -c constraints.txt -e '.[dev]'
+	@# kubeflow-katib pins protobuf<5 and yet works with 6: tests/unit/test_environment.py imports it.
+	$(VENV)/bin/pip install --no-deps kubeflow-katib==0.19.0 kubeflow_katib_api==0.19.0
+	@touch $@
+
+$(GUARD)/.installed: guard-requirements.txt constraints-guard.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on PATH: install Python 3.11, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "== guard environment ($(GUARD)), about 2 minutes"
+	$(PYTHON) -m venv $(GUARD)
+	$(GUARD)/bin/pip install -c constraints-guard.txt -r guard-requirements.txt
+	$(GUARD)/bin/pip install --no-deps -e .
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed $(GUARD)/.installed ## Make both environments
+
+.PHONY: run
+run: install ## The whole road on this machine: DICOM in, a promoted canary out, left serving
+	@$(VENV)/bin/python -m pipelines.run $(if $(PORT),--port $(PORT)) $(if $(DATA),--data '$(DATA)') $(if $(LABELS),--labels '$(LABELS)') $(ARGS)
+
+.PHONY: up
+up: install ## Serve again what the last run promoted
+	@$(VENV)/bin/hounsfield up $(if $(PORT),--port $(PORT))
+
+.PHONY: down
+down: ## Stop what `make run` left serving
+	@if [ -x $(VENV)/bin/hounsfield ]; then $(VENV)/bin/hounsfield down; else echo "nothing to stop"; fi
+
+.PHONY: status
+status: install ## What is serving, and with which weights
+	@$(VENV)/bin/hounsfield status
+
+.PHONY: test
+test: install ## Every test: unit, components, manifests, integration, end to end
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: install ## ruff: rules and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+.PHONY: check
+check: lint compile test ## What CI runs
+
+.PHONY: compile
+compile: install ## The pipeline as YAML for the Kubeflow dashboard: build/hounsfield-training.yaml
+	@$(VENV)/bin/python -m pipelines.compile --out build
+
+.PHONY: render
+render: install ## The manifests of every overlay, rendered into build/
+	@mkdir -p build
+	@for overlay in laptop staging production; do $(VENV)/bin/kubectl kustomize manifests/overlays/$$overlay > build/$$overlay.yaml && echo build/$$overlay.yaml; done
+
+.PHONY: constraints
+constraints: install ## Write the installed versions back into constraints*.txt
+	@for pair in '$(VENV) constraints.txt' '$(GUARD) constraints-guard.txt'; do set -- $$pair; \
+	  { grep '^#' $$2; $$1/bin/pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-)' | grep -v '@'; } > $$2.new && mv $$2.new $$2; done
+
+.PHONY: clean
+clean: down ## Stop everything and remove what runs made (never your data)
+	rm -rf .hounsfield build

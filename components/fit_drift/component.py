@@ -1,0 +1,28 @@
+"""Step fit-drift: an alibi-detect detector on the model's embeddings, fitted in the guard environment."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Metrics, Output
+
+from components.images import GUARD
+
+
+@dsl.component(base_image=GUARD, install_kfp_package=False)
+def fit_drift(
+    p_value: float,
+    seed: int,
+    evaluation: Input[Artifact],
+    detectors: Output[Artifact],
+    metrics: Output[Metrics],
+):
+    """Fit on the validation split's embeddings, which the model was not trained on."""
+    import os
+    import sys
+    from pathlib import Path
+
+    from hounsfield.drift.command import fit
+
+    guard_python = os.environ.get("HOUNSFIELD_GUARD_PYTHON", sys.executable)
+    reference = Path(evaluation.path) / "embeddings-validation.npy"
+    result = fit(reference, Path(detectors.path), guard_python, p_value=p_value, seed=seed)
+    metrics.log_metric("p_value", p_value)
+    metrics.log_metric("reference", result["n_reference"])

@@ -1,0 +1,355 @@
+"""Run the whole road on this machine: the pipeline by kfp.local, then gate, canary and promotion.
+
+`make run` calls this. What was done before is not done again: KFP's cache holds finished steps, training
+goes on from its checkpoint, the git tree and the registry hold the rollout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hounsfield.cli.console import StepOutput
+from hounsfield.config import MODEL_NAME, Home
+from hounsfield.errors import DataError, HounsfieldError, LabelError, PlatformError
+
+REPO = Path(__file__).resolve().parents[1]
+MIN_FREE_BYTES = 2 * 1024**3
+NOT_PROMOTED, INTERRUPTED = 3, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    # Bound to the stream of now: while steps run, standard output goes through StepOutput.
+    console = Console(file=sys.stdout, highlight=False)
+    home = Home.at(arguments.home)
+    try:
+        outcome = run(arguments, home, console)
+    except KeyboardInterrupt:
+        console.print("[yellow]Interrupted.[/] The same command goes on from what is there.")
+        return INTERRUPTED
+    except HounsfieldError as error:
+        console.print(f"[red]error:[/] {error}", soft_wrap=True, markup=True)
+        return error.exit_code
+    except OSError as error:
+        if error.errno != 28:  # ENOSPC
+            raise
+        console.print(
+            f"[red]error:[/] no space left on the disk that holds {home.root}: free some, then run again"
+        )
+        return PlatformError.exit_code
+    return outcome
+
+
+def run(arguments: argparse.Namespace, home: Home, console: Console) -> int:
+    """Do it all; return the exit status: 0 promoted or champion already, 3 refused by gate or canary."""
+    from hounsfield.laptop import stack
+    from hounsfield.laptop.release import release
+    from hounsfield.report.run import write_report
+
+    started_at = _now()
+    _check_disk(home)
+    stack.check_ports(home, arguments.port)
+    guard = Path(
+        os.environ.setdefault("HOUNSFIELD_GUARD_PYTHON", str(REPO / ".venv-guard" / "bin" / "python"))
+    )
+    if not guard.exists():
+        raise PlatformError(f"the guard environment has no python at {guard}: run `make install`")
+    source, labels = _data(arguments, home, console)
+    git_commit = _git_commit()
+    console.print("[bold]pipeline[/] (the same object that `make compile` writes for the Kubeflow dashboard)")
+    artifacts = run_pipeline(
+        home,
+        console,
+        {
+            "source": str(source),
+            "labels": str(labels),
+            "git_commit": git_commit,
+            "seed": arguments.seed,
+            "size_px": arguments.size_px,
+            "parameters": dict(arguments.param),
+            "processes": arguments.processes,
+            "workers": arguments.processes,
+            "tune_trials": arguments.tune_trials,
+        },
+    )
+    registration = json.loads(artifacts["registration"].read_text())
+    console.print("[bold]release[/] of version", registration["candidate"]["version"])
+    with _steps(home, console, "release"):
+        released = release(
+            home,
+            registration,
+            artifacts["validation_set"],
+            port=arguments.port,
+            say=lambda line: console.print(f"  {line}"),
+            on_event=lambda event: console.print(f"  {event.weight:3d} %  {event.message}", soft_wrap=True),
+        )
+    record = {
+        "artifacts": {name: str(path) for name, path in artifacts.items()},
+        "registration": registration,
+        "git_commit": git_commit,
+        "started_at": started_at,
+        "finished_at": _now(),
+        "validation_set": sum(1 for _ in (artifacts["validation_set"] / "dicom").iterdir()),
+        **_kept(home, registration, released),
+    }
+    _write_json(home.root / "run.json", record)
+    write_report(record, home.report)
+    console.print(summary(record))
+    return 0 if record["promoted"] else NOT_PROMOTED
+
+
+def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[str, Path]:
+    """Run pipelines/training.py by kfp.local's SubprocessRunner; return the paths of its output artifacts.
+
+    Raises PlatformError with the sentence of the step that failed.
+    """
+    from hounsfield.data.fingerprint import source_fingerprint
+
+    digest = _source_digest()
+    os.environ["HOUNSFIELD_TRAIN_IMAGE"] = f"hounsfield/train:source-{digest}"
+    os.environ["HOUNSFIELD_GUARD_IMAGE"] = f"hounsfield/guard:source-{digest}"
+    os.environ.setdefault("HOUNSFIELD_DEID_KEY_FILE", str(_deid_key(home)))
+    os.environ["GIT_PYTHON_REFRESH"] = "quiet"
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="You may be attemping to run a task", category=RuntimeWarning)
+    from kfp import local
+
+    from pipelines.training import training
+
+    home.pipeline_root.mkdir(parents=True, exist_ok=True)
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(home.pipeline_root),
+        workspace_root=str(home.root / "workspace"),
+        enable_caching=True,
+    )
+    inputs = {
+        **values,
+        "source_fingerprint": source_fingerprint(Path(values["source"]), Path(values["labels"])),
+        "models_uri": str(home.models),
+        "tracking_uri": home.mlflow_uri,
+        "checkpoints": str(home.root / "checkpoints"),
+        "experiment": str(REPO / "katib" / "experiment.yaml"),
+        "model_name": MODEL_NAME,
+    }
+    with _steps(home, console, "pipeline") as output:
+        try:
+            task = training(**inputs)
+        except RuntimeError as error:
+            said = output.failure or str(error)
+            raise PlatformError(f"{said} (the whole log is {home.logs / 'pipeline.log'})") from None
+    steps = len(training.pipeline_spec.root.dag.tasks)
+    reused = steps - len(output.finished)
+    if reused > 0:
+        console.print(f"  {reused} of {steps} steps came from the cache")
+    return {name: Path(artifact.path) for name, artifact in task.outputs.items()}
+
+
+@contextlib.contextmanager
+def _steps(home: Home, console: Console, name: str) -> Iterator[StepOutput]:
+    """Standard output as bars on `console`, and whole in the log `name`."""
+    home.logs.mkdir(parents=True, exist_ok=True)
+    with (
+        (home.logs / f"{name}.log").open("w", encoding="utf-8") as log,
+        StepOutput(console, log) as output,
+        contextlib.redirect_stdout(output),
+    ):
+        yield output
+
+
+def summary(record: dict[str, Any]) -> Table:
+    """The table that a run ends with."""
+    artifacts = {name: Path(path) for name, path in record["artifacts"].items()}
+    counts = json.loads((artifacts["dataset"] / "dataset.json").read_text())["counts"]
+    metrics = json.loads((artifacts["evaluation"] / "metrics.json").read_text())
+    auroc, gate, rollout = metrics["auroc"], record["gate"], record["rollout"]
+    table = Table(title="What happened", show_header=False, title_justify="left", pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("data", f"{counts['accepted']} images accepted, {counts['quarantined']} files quarantined")
+    table.add_row(
+        "AUROC",
+        f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}), "
+        f"baseline {metrics['baseline']['auroc']['value']:.3f}",
+    )
+    table.add_row(
+        "gate",
+        "not run"
+        if gate is None
+        else ("pass" if gate["passed"] else "fail") + f": {'; '.join(gate['reasons'])}",
+    )
+    if rollout is None:
+        table.add_row("canary", record["no_rollout"])
+    else:
+        for step in rollout["steps"]:
+            table.add_row(
+                f"canary {step['weight']} %",
+                f"{step['decision']} after {step['requests']} requests: {'; '.join(step['reasons'])} "
+                f"[dim](commit {step['commit'][:10]})[/]",
+            )
+        table.add_row("outcome", f"{rollout['outcome'].replace('_', ' ')}: {rollout['reason']}")
+    if rollout is not None and record["no_rollout"] is not None:
+        table.add_row("this run", record["no_rollout"])
+    for name, value in record["endpoints"].items():
+        table.add_row(name, value)
+    table.add_row("stop it", "make down")
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  python -m pipelines.run                                     the simulated sample set\n"
+        "  python -m pipelines.run --data scans --labels labels.csv    your own DICOM\n"
+        "  python -m pipelines.run --param epochs=20 --port 9000\n",
+    )
+    parser.add_argument("--data", type=Path, help="folder of DICOM files (default: the simulated sample set)")
+    parser.add_argument(
+        "--labels", type=Path, help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID; label"
+    )
+    parser.add_argument(
+        "--home",
+        default=str(REPO / ".hounsfield"),
+        help="folder for everything a run makes (default: .hounsfield)",
+    )
+    parser.add_argument(
+        "--port", type=int, help="the endpoint's port; the nine after it are used too (default: 8080)"
+    )
+    parser.add_argument("--images", type=int, default=1100, help="size of the sample set (default: 1100)")
+    parser.add_argument(
+        "--seed", type=int, default=7, help="of split, weights, augmentation, bootstrap (default: 7)"
+    )
+    parser.add_argument(
+        "--size-px", type=int, default=128, help="side of the model input, pixels (default: 128)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="training and reading processes (default: 2)"
+    )
+    parser.add_argument(
+        "--tune-trials", type=int, default=0, help="trials of katib/experiment.yaml (default: 0, off)"
+    )
+    parser.add_argument(
+        "--param",
+        type=_key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a training parameter, for example epochs=20",
+    )
+    return parser
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _data(arguments: argparse.Namespace, home: Home, console: Console) -> tuple[Path, Path]:
+    """Folder and labels: the person's own, or the sample set, made if it is not there."""
+    if arguments.data is None and arguments.labels is None:
+        from hounsfield.data.sample import make_sample
+
+        console.print(
+            "[bold]data[/] simulated chest radiographs, to learn the tool on; no evidence about a model"
+        )
+        with _steps(home, console, "sample"):
+            make_sample(home.sample, images=arguments.images, workers=arguments.processes)
+        return home.sample / "dicom", home.sample / "labels.csv"
+    if arguments.data is None:
+        raise DataError("labels are given but no data: add DATA=folder (--data)")
+    if arguments.labels is None:
+        raise LabelError("data is given but no labels: add LABELS=labels.csv (--labels)")
+    if not arguments.data.is_dir():
+        raise DataError(f"the data folder {arguments.data} does not exist: name a folder of DICOM files")
+    if not arguments.labels.is_file():
+        raise LabelError(
+            f"the labels file {arguments.labels} does not exist: name a CSV file with the labels"
+        )
+    return arguments.data.resolve(), arguments.labels.resolve()
+
+
+def _deid_key(home: Home) -> Path:
+    """The key of this home's pseudonyms, made on first use and readable by its owner only."""
+    from hounsfield.dicom.deidentify import create_key
+
+    if not home.deid_key.exists():
+        create_key(home.deid_key)
+    return home.deid_key
+
+
+def _check_disk(home: Home) -> None:
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(home.root).free
+    except OSError as error:
+        raise PlatformError(
+            f"{home.root} cannot be written: {error.strerror}; name another folder with --home"
+        ) from None
+    if free < MIN_FREE_BYTES:
+        raise PlatformError(
+            f"{free / 1024**3:.1f} GiB free at {home.root}, a run needs {MIN_FREE_BYTES / 1024**3:.0f}: "
+            "free some space or name another folder with --home"
+        )
+
+
+def _git_commit() -> str:
+    done = subprocess.run(
+        ["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _source_digest() -> str:
+    """Digest of the code that steps run, so that an edit of it is a cache miss."""
+    digest = hashlib.sha256()
+    for file in sorted((REPO / "src" / "hounsfield").rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(file.relative_to(REPO).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _kept(home: Home, registration: dict[str, Any], released: dict[str, Any]) -> dict[str, Any]:
+    """What the release said; for a candidate that is champion already, what the run that promoted it said."""
+    past = home.root / "run.json"
+    if released["rollout"] is None and released["gate"] is None and past.exists():
+        before = json.loads(past.read_text())
+        if before["registration"]["candidate"]["digest"] == registration["candidate"]["digest"]:
+            return {**released, "gate": before["gate"], "rollout": before["rollout"]}
+    return released
+
+
+def _write_json(path: Path, value: Any) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
+    scratch.replace(path)
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The training pipeline: DICOM in, a registered candidate out.
+
+Wiring only. The same object is run by `kfp.local` (pipelines/run.py) and compiled for the Kubeflow
+dashboard (pipelines/compile.py).
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Model
+
+from components.evaluate.component import evaluate
+from components.explain.component import explain
+from components.fit_drift.component import fit_drift
+from components.ingest.component import ingest
+from components.package.component import package
+from components.preprocess.component import preprocess
+from components.register.component import register
+from components.train.component import train
+from components.tune.component import tune
+
+
+class Outputs(NamedTuple):
+    dataset: Dataset
+    validation_set: Dataset
+    model: Model
+    evaluation: Artifact
+    explanation: Artifact
+    detectors: Artifact
+    registration: Artifact
+
+
+@dsl.pipeline(
+    name="hounsfield-training",
+    description="DICOM -> ingest, preprocess, tune, train, evaluate, explain, fit-drift, package, register",
+)
+def training(
+    source: str,
+    labels: str,
+    source_fingerprint: str,
+    git_commit: str,
+    models_uri: str,
+    tracking_uri: str,
+    checkpoints: str,
+    model_name: str = "opacity",
+    seed: int = 7,
+    size_px: int = 128,
+    parameters: dict = {},  # noqa: B006  KFP reads the default from the signature and never shares it
+    processes: int = 2,
+    workers: int = 2,
+    experiment: str = "katib/experiment.yaml",
+    tune_trials: int = 0,
+    explain_cases: int = 6,
+    drift_p_value: float = 0.05,
+) -> Outputs:
+    """Train a candidate and register it.
+
+    Args:
+        source: folder of DICOM files; every file ends in the index or in quarantine.
+        labels: CSV of PatientID, StudyInstanceUID or SOPInstanceUID, and label.
+        source_fingerprint: digest of what is in `source` and `labels`: changed data is a cache miss.
+        git_commit: commit of the code, a tag of the registered version.
+        models_uri: where packages are published; KServe's storageUri points into it.
+        tracking_uri: MLflow's tracking and registry URI.
+        checkpoints: folder where an interrupted training goes on from.
+        model_name: name of the registered model.
+        seed: of the split, the weights, the augmentation and the bootstrap.
+        size_px: side of the square model input, pixels.
+        parameters: training parameters that replace the preset's, for example {"max_epochs": 20}.
+        processes: data-parallel training processes.
+        workers: processes that read and decode DICOM.
+        experiment: the Katib Experiment that `tune` runs.
+        tune_trials: number of trials; 0 switches tuning off.
+        explain_cases: number of SHAP overlays.
+        drift_p_value: false-alarm rate that the drift detector is set to.
+    """
+    ingested = ingest(
+        source=source, labels=labels, source_fingerprint=source_fingerprint, seed=seed, workers=workers
+    )
+    tensors = preprocess(size_px=size_px, workers=workers, dataset=ingested.outputs["dataset"]).outputs[
+        "tensors"
+    ]
+    tuned = tune(
+        experiment=experiment,
+        trials=tune_trials,
+        parameters=parameters,
+        processes=processes,
+        tensors=tensors,
+    )
+    trained = train(
+        parameters=tuned.output,
+        seed=seed,
+        processes=processes,
+        checkpoints=checkpoints,
+        tracking_uri=tracking_uri,
+        tensors=tensors,
+    )
+    evaluated = evaluate(
+        seed=seed,
+        tensors=tensors,
+        model=trained.outputs["model"],
+        baseline=trained.outputs["baseline"],
+    )
+    explained = explain(
+        cases=explain_cases,
+        seed=seed,
+        tensors=tensors,
+        model=trained.outputs["model"],
+        evaluation=evaluated.outputs["evaluation"],
+    )
+    watched = fit_drift(p_value=drift_p_value, seed=seed, evaluation=evaluated.outputs["evaluation"])
+    packaged = package(
+        git_commit=git_commit,
+        dataset=ingested.outputs["dataset"],
+        tensors=tensors,
+        model=trained.outputs["model"],
+        evaluation=evaluated.outputs["evaluation"],
+        baseline=trained.outputs["baseline"],
+        baseline_evaluation=evaluated.outputs["baseline_evaluation"],
+        explanation=explained.outputs["explanation"],
+        detectors=watched.outputs["detectors"],
+    )
+    registered = register(
+        model_name=model_name,
+        models_uri=models_uri,
+        tracking_uri=tracking_uri,
+        git_commit=git_commit,
+        pipeline_run=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        dataset=ingested.outputs["dataset"],
+        candidate_package=packaged.outputs["candidate_package"],
+        baseline_package=packaged.outputs["baseline_package"],
+    )
+    return Outputs(
+        dataset=ingested.outputs["dataset"],
+        validation_set=ingested.outputs["validation_set"],
+        model=trained.outputs["model"],
+        evaluation=evaluated.outputs["evaluation"],
+        explanation=explained.outputs["explanation"],
+        detectors=watched.outputs["detectors"],
+        registration=registered.outputs["registration"],
+    )

@@ -1,0 +1,237 @@
+"""`hounsfield`: one command for everything a person does by hand.
+
+Each command parses its arguments, makes one library call and prints what came of it. Imports stand inside the
+handlers, so that `hounsfield --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hounsfield import __version__
+from hounsfield.config import MODEL_NAME, Home
+from hounsfield.errors import HounsfieldError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["train"]:
+        # Its own program under torchrun, a PyTorchJob and a TrainJob too: one set of arguments everywhere.
+        from hounsfield.training.main import main as train
+
+        return train(given[1:]) or 0
+    arguments = _parser().parse_args(given)
+    try:
+        return arguments.handler(arguments) or 0
+    except HounsfieldError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _home(arguments: argparse.Namespace) -> Home:
+    return Home.at(arguments.home)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from hounsfield.serving.client import predict_file
+
+    refused = 0
+    for number, path in enumerate(arguments.files, start=1):
+        answer = predict_file(arguments.url, path, arguments.model, timeout_s=arguments.timeout_s)
+        refused += bool(answer["refusal"])
+        if arguments.json:
+            print(json.dumps(answer, sort_keys=True))
+        elif answer["refusal"]:
+            print(f"file {number}: refused, {answer['refusal']}")
+        else:
+            review = ", a person decides" if answer["review_required"] else ""
+            print(
+                f"file {number}: {answer['label']}, probability {answer['probability']:.3f}{review} "
+                f"({answer['model_name']} version {answer['model_version']})"
+            )
+    return 1 if refused else 0
+
+
+def _up(arguments: argparse.Namespace) -> None:
+    from hounsfield.laptop import stack
+
+    _print_status(stack.up(_home(arguments), arguments.port))
+
+
+def _apply(arguments: argparse.Namespace) -> None:
+    from hounsfield.laptop import stack
+
+    _print_status(stack.apply(_home(arguments)))
+
+
+def _down(arguments: argparse.Namespace) -> None:
+    from hounsfield.laptop import stack
+
+    print("stopped" if stack.down(_home(arguments)) else "nothing was running")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from hounsfield.laptop import stack
+
+    status = stack.status(_home(arguments))
+    _print_status(status)
+    return 0 if status.running else 1
+
+
+def _print_status(status) -> None:
+    if not status.running:
+        print("nothing is running; `make run` starts everything, `hounsfield up` what the tree holds")
+        return
+    print(f"endpoint  {status.endpoint}")
+    if status.mlflow:
+        print(f"MLflow    {status.mlflow}")
+    for role, weight in status.weights.items():
+        version = status.revisions.get(role)
+        print(f"{role:<9} {weight:3d} %  {f'version {version}' if version else 'nothing deployed'}")
+    for process in status.processes:
+        print(
+            f"{process.process:<9} {process.name.lower()}" + (f" (pid {process.pid})" if process.pid else "")
+        )
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    from hounsfield.serving.stream import run
+
+    return run(arguments.url, arguments.folder, arguments.clients, arguments.seconds)
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from hounsfield.data.sample import make_sample
+
+    print(make_sample(arguments.out, images=arguments.images, seed=arguments.seed, workers=arguments.workers))
+
+
+def _locate(arguments: argparse.Namespace) -> int:
+    from hounsfield.data.locate import locate
+
+    found = locate(arguments.sha256, arguments.data)
+    print(found if found is not None else "no file of the folder has this SHA-256")
+    return 0 if found is not None else 1
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from hounsfield.audit.log import verify
+
+    path = arguments.log or _home(arguments).ledger
+    print(f"{path}: {verify(path).count} records, the chain holds")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from hounsfield.report.run import write_report
+
+    home = _home(arguments)
+    print(write_report(json.loads((home.root / "run.json").read_text()), home.report))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hounsfield",
+        description="Medical-imaging MLOps: what `make run` does in one go, piece by piece.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  hounsfield predict scan.dcm             ask the endpoint about a file\n"
+        "  hounsfield status                       what is serving, and with which weights\n"
+        "  hounsfield apply                        make the traffic follow .hounsfield/gitops\n"
+        "  hounsfield train --help                 training, alone or under torchrun\n",
+    )
+    parser.add_argument("--version", action="version", version=f"hounsfield {__version__}")
+    parser.add_argument(
+        "--home",
+        default=os.environ.get("HOUNSFIELD_HOME", ".hounsfield"),
+        help="folder that holds what runs make (default: $HOUNSFIELD_HOME or .hounsfield)",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    predict = _command(
+        commands, "predict", _predict, "ask the endpoint about DICOM files", "hounsfield predict scan.dcm"
+    )
+    predict.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a DICOM file")
+    predict.add_argument(
+        "--url", default="http://127.0.0.1:8080", help="the endpoint (default: http://127.0.0.1:8080)"
+    )
+    predict.add_argument("--model", default=MODEL_NAME, help=f"the model's name (default: {MODEL_NAME})")
+    predict.add_argument("--timeout-s", type=float, default=30.0, help="seconds to wait (default: 30)")
+    predict.add_argument("--json", action="store_true", help="print the whole answer, a JSON line a file")
+
+    up = _command(commands, "up", _up, "start the stack that the tree describes", "hounsfield up --port 9000")
+    up.add_argument(
+        "--port", type=int, help="the endpoint's port; the nine after it are used too (default: 8080)"
+    )
+    _command(commands, "apply", _apply, "make the running stack follow the tree", "hounsfield apply")
+    _command(commands, "down", _down, "stop the stack", "hounsfield down")
+    _command(commands, "status", _status, "what is serving, and with which weights", "hounsfield status")
+
+    stream = _command(
+        commands,
+        "stream",
+        _stream,
+        "replay a folder of DICOM files and count which version answered",
+        "hounsfield stream --folder .hounsfield/sample/dicom --seconds 10",
+    )
+    stream.add_argument("--folder", type=Path, required=True, help="folder of .dcm files")
+    stream.add_argument(
+        "--url", default="http://127.0.0.1:8080", help="the endpoint (default: http://127.0.0.1:8080)"
+    )
+    stream.add_argument("--clients", type=int, default=4, help="parallel senders (default: 4)")
+    stream.add_argument("--seconds", type=float, default=10.0, help="how long (default: 10)")
+
+    data = commands.add_parser("data", help="the sample set, and files of a data set").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+    sample = _command(
+        data,
+        "sample",
+        _sample,
+        "write the simulated sample set",
+        "hounsfield data sample --out sample --images 200",
+    )
+    sample.add_argument("--out", type=Path, required=True, help="folder to write into")
+    sample.add_argument("--images", type=int, default=1100, help="how many radiographs (default: 1100)")
+    sample.add_argument("--seed", type=int, default=7, help="same seed, same bytes (default: 7)")
+    sample.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    locate = _command(
+        data,
+        "locate",
+        _locate,
+        "find a quarantined file again by its SHA-256",
+        "hounsfield data locate 9f2c... --data scans",
+    )
+    locate.add_argument("sha256", help="from the column sha256 of quarantine.parquet or index.parquet")
+    locate.add_argument("--data", type=Path, required=True, help="the folder that was ingested")
+
+    audit = commands.add_parser("audit", help="the hash-chained logs").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+    verify = _command(
+        audit, "verify", _audit, "find an edited, dropped, added or moved record", "hounsfield audit verify"
+    )
+    verify.add_argument("log", type=Path, nargs="?", help="the log (default: the rollout ledger)")
+
+    _command(commands, "report", _report, "write the report of the last run again", "hounsfield report")
+    commands.add_parser("train", help="train a model, alone or under torchrun", add_help=False)
+    return parser
+
+
+def _command(commands, name: str, handler: Callable, help_text: str, example: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help_text, description=help_text, epilog=f"example: {example}")
+    command.set_defaults(handler=handler)
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

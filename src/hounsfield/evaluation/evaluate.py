@@ -1,0 +1,145 @@
+"""The evaluate step: predictions, and every number that the model card and the gate read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import brier_score_loss, confusion_matrix, roc_curve
+
+from hounsfield.config import SPLITS
+from hounsfield.errors import DataError
+from hounsfield.evaluation.bootstrap import CONFIDENCE, RESAMPLES, intervals
+from hounsfield.evaluation.calibration import (
+    calibrated,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
+from hounsfield.evaluation.metrics import auprc, auroc, call_metrics
+from hounsfield.evaluation.operating_point import RULE, choose_threshold, review_band
+from hounsfield.evaluation.subgroups import ATTRIBUTES, SUBGROUP_RESAMPLES, subgroups, with_groups
+from hounsfield.imaging.preprocess import load_split
+from hounsfield.progress import Reporter
+from hounsfield.training.network import Classifier, load_network
+
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
+EMBEDDINGS_FILE = "embeddings-validation.npy"
+_BATCH = 64
+
+
+def evaluate(
+    model_dir: Path, baseline_dir: Path | None, tensors_dir: Path, out: Path, seed: int = 7
+) -> dict[str, Any]:
+    """Judge the model on `test`; threshold, temperature and review band come from `validation` only.
+
+    Writes `metrics.json` (returned too; None where a number has no value), `predictions.parquet`, one row an
+    image of validation and test: sop_instance_uid, patient_id, split, label, logit, probability (calibrated)
+    and the subgroup columns; and `embeddings-validation.npy`, float32 (N, E), the reference of the drift
+    detectors, in the order of the predictions. Raises DataError when validation or test holds one class only.
+    """
+    network = load_network(Path(model_dir))
+    parts = {split: load_split(tensors_dir, split) for split in SPLITS}
+    for split in ("validation", "test"):
+        if parts[split][1]["label"].nunique() < 2:
+            raise DataError(f"the {split} split holds one class only; evaluation needs both")
+    reporter = Reporter("evaluate", sum(len(parts[split][0]) for split in ("validation", "test")))
+    logit, embedding, done = {}, {}, 0
+    for split in ("validation", "test"):
+        logit[split], embedding[split] = predict(network, parts[split][0])
+        done += len(logit[split])
+        reporter.update(done, "images")
+
+    label = {split: table["label"].to_numpy(dtype=int) for split, (_, table) in parts.items()}
+    temperature = fit_temperature(label["validation"], logit["validation"])
+    probability = {split: calibrated(values, temperature) for split, values in logit.items()}
+    threshold = choose_threshold(label["validation"], probability["validation"])
+    predictions = pd.concat(
+        [
+            with_groups(parts[split][1]).assign(logit=logit[split], probability=probability[split])
+            for split in ("validation", "test")
+        ],
+        ignore_index=True,
+    )[["sop_instance_uid", "patient_id", "split", "label", "logit", "probability", *ATTRIBUTES]]
+    test = predictions[predictions["split"] == "test"]
+
+    metrics = _judge(test, threshold, seed)
+    metrics |= {
+        "temperature": temperature,
+        "ece_uncalibrated": expected_calibration_error(label["test"], calibrated(logit["test"], 1.0)),
+        "operating_point": {"threshold": threshold, "chosen_on": "validation", "rule": RULE},
+        "review_band": list(review_band(probability["validation"], threshold)),
+        "counts": {split: len(label[split]) for split in SPLITS}
+        | {"test_positive": int(label["test"].sum())},
+        "subgroups": subgroups(test, threshold, seed),
+        "baseline": None,
+        "confidence": CONFIDENCE,
+        "bootstrap": {"unit": "patient", "resamples": RESAMPLES, "subgroup_resamples": SUBGROUP_RESAMPLES},
+    }
+    if baseline_dir is not None:
+        baseline, _ = predict(load_network(Path(baseline_dir)), parts["test"][0])
+        found = intervals(
+            test["patient_id"].to_numpy(),
+            lambda weight: {"auroc": auroc(label["test"], baseline, weight)},
+            seed,
+        )
+        metrics["baseline"] = {"auroc": found["auroc"]}
+    _write(Path(out), predictions, embedding["validation"], metrics)
+    return metrics
+
+
+def predict(network: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N,) float64 and embeddings (N, E) float32 of `images` (N, 1, S, S) float32, in their order."""
+    logits, embeddings = [], []
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            logit, embedding = network(torch.from_numpy(images[start : start + _BATCH]))
+            logits.append(logit.numpy())
+            embeddings.append(embedding.numpy())
+    return np.concatenate(logits).astype(np.float64), np.concatenate(embeddings)
+
+
+def _judge(test: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
+    label, probability = test["label"].to_numpy(), test["probability"].to_numpy()
+    called = (probability >= threshold).astype(int)
+    found = intervals(
+        test["patient_id"].to_numpy(),
+        lambda weight: {
+            "auroc": auroc(label, probability, weight),
+            "auprc": auprc(label, probability, weight),
+            **call_metrics(label, called, weight),
+        },
+        seed,
+    )
+    false_positive_rate, true_positive_rate, thresholds = roc_curve(label, probability)
+    # scikit-learn starts the curve at a threshold of infinity, which JSON cannot say.
+    thresholds[0] = 1.0
+    return found | {
+        "ece": expected_calibration_error(label, probability),
+        "brier": float(brier_score_loss(label, probability)),
+        "roc": {
+            "fpr": false_positive_rate.tolist(),
+            "tpr": true_positive_rate.tolist(),
+            "threshold": thresholds.tolist(),
+        },
+        "reliability": reliability(label, probability),
+        "confusion_matrix": confusion_matrix(label, called, labels=[0, 1]).tolist(),
+    }
+
+
+def _write(out: Path, predictions: pd.DataFrame, embedding: np.ndarray, metrics: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / METRICS_FILE).unlink(missing_ok=True)  # it is written last: a folder that has it is whole
+    temporary = out / f".{PREDICTIONS_FILE}.{os.getpid()}"
+    predictions.to_parquet(temporary)
+    temporary.replace(out / PREDICTIONS_FILE)
+    np.save(out / EMBEDDINGS_FILE, embedding)
+    temporary = out / f".{METRICS_FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    temporary.replace(out / METRICS_FILE)

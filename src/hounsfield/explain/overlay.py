@@ -1,0 +1,33 @@
+"""A picture of an image with its attribution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SMOOTHING_PX = 1.5
+"""Gradients of a convolutional network flicker from pixel to pixel; the eye reads regions."""
+
+
+def write_overlay(path: Path, image: np.ndarray, attribution: np.ndarray, title: str) -> None:
+    """PNG of `image` (S, S) in [0, 1], and beside it with `attribution` (S, S) in logits a pixel.
+
+    Red speaks for the finding and blue against it, both on one scale that is symmetric about zero.
+    """
+    from matplotlib.figure import Figure
+
+    smooth = cv2.GaussianBlur(attribution.astype(np.float32), (0, 0), SMOOTHING_PX)
+    limit = max(float(np.quantile(np.abs(smooth), 0.999)), 1e-12)
+    figure = Figure(figsize=(6.4, 3.5), dpi=100, layout="constrained")
+    plain, overlaid = figure.subplots(1, 2)
+    for axes in (plain, overlaid):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
+    # Where nothing is attributed the radiograph stays visible.
+    opacity = np.clip(np.abs(smooth) / limit, 0, 1) * 0.75
+    overlaid.imshow(smooth, cmap="seismic", vmin=-limit, vmax=limit, alpha=opacity)
+    figure.suptitle(title, fontsize=10)
+    # Without the date and the version of the writer the same attribution is the same file.
+    figure.savefig(path, metadata={"Software": None})
