@@ -8,8 +8,8 @@ import numpy as np
 def auroc(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float | None:
     """Area under the ROC curve: the share of pairs in order, ties counting half (Hanley and McNeil 1982).
 
-    None where `weight` (N,) leaves one class only. In numpy because the bootstrap calls it some thousand times,
-    and scikit-learn's own takes 50 times as long to check its arguments; a test holds the two equal.
+    None where `weight` (N,) leaves one class only. In numpy because the bootstrap calls it some thousand
+    times, and scikit-learn's own takes far longer to check its arguments; a test holds the two equal.
     """
     positive, negative = _by_score(label, score, weight)
     pairs = positive.sum() * negative.sum()
@@ -20,7 +20,7 @@ def auroc(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float | N
 
 
 def auprc(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float | None:
-    """Average precision, the sum over thresholds of precision times the gain in recall, as scikit-learn has it.
+    """Average precision: the sum over thresholds of precision times the gain in recall, as in scikit-learn.
 
     None where `weight` (N,) leaves one class only.
     """

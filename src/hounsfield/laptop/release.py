@@ -46,8 +46,8 @@ def release(
     """Serve the champion, judge the candidate, and move the traffic to it by the tree's policy.
 
     Returns {"promoted": bool, "gate": dict | None, "rollout": dict | None, "no_rollout": why not,
-    "endpoints": dict}. Raises PlatformError, GuardError, RegistryError or RolloutError; the stack then stays as it
-    was before the step that failed.
+    "endpoints": dict}. Raises PlatformError, GuardError, RegistryError or RolloutError; the stack then stays
+    as it was before the step that failed.
     """
     candidate = _revision(registration["candidate"])
     registry = Registry(home.mlflow_uri)
