@@ -238,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=7, help="of split, weights, augmentation, bootstrap (default: 7)"
     )
     parser.add_argument(
-        "--size-px", type=int, default=128, help="side of the model input, pixels (default: 128)"
+        "--size-px", type=int, default=96, help="side of the model input, pixels (default: 96)"
     )
     parser.add_argument(
         "--processes", type=int, default=2, help="training and reading processes (default: 2)"

@@ -44,7 +44,7 @@ def training(
     checkpoints: str,
     model_name: str = "opacity",
     seed: int = 7,
-    size_px: int = 128,
+    size_px: int = 96,
     parameters: dict = {},  # noqa: B006  KFP reads the default from the signature and never shares it
     processes: int = 2,
     workers: int = 2,

@@ -23,6 +23,7 @@ def ingest(
     `source_fingerprint` is not read: it is here so that changed files are a cache miss. The de-identification
     key comes from the file that HOUNSFIELD_DEID_KEY_FILE names.
     """
+    import json
     import os
     from pathlib import Path
 
@@ -41,4 +42,6 @@ def ingest(
     metrics.log_metric("quarantined", result.quarantined)
     metrics.log_metric("positive", result.positives)
     metrics.log_metric("validation_set", frozen)
+    # KFP keeps metrics in metadata alone, and kfp.local takes an artifact without a file for a cache miss.
+    Path(metrics.path).write_text(json.dumps(metrics.metadata), encoding="utf-8")
     Path(summary.path).write_text(ingest_page(Path(dataset.path)), encoding="utf-8")

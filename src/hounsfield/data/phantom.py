@@ -15,6 +15,8 @@ import numpy as np
 
 OPACITY_CONTRAST = 0.65
 """Attenuation of the densest opacity; the others fade to nothing, which caps what a model can reach."""
+INVISIBLE = 0.12
+"""Share of the positives whose opacity nobody can see: what keeps the best model below an AUROC of 1."""
 
 TISSUE_TEXTURE = 0.020
 """Standard deviation of the smooth lung texture that faint opacities drown in."""
@@ -261,7 +263,7 @@ def _inside(frame: _Frame, rng: np.random.Generator, lungs: np.ndarray) -> tuple
 def _place_opacities(frame: _Frame, rng: np.random.Generator, lungs: np.ndarray) -> list[Opacity]:
     """One opacity, at times two or three; size and contrast run continuously down to the invisible."""
     count = rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1])
-    visibility = rng.uniform(0, 1)
+    visibility = max(0.0, rng.uniform(-INVISIBLE / (1 - INVISIBLE), 1))
     found = []
     for _ in range(count):
         x, y = _inside(frame, rng, lungs)

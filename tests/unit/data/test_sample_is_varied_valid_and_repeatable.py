@@ -90,9 +90,11 @@ def test_findings_say_where_each_opacity_is(sample):
 
 def test_contrast_runs_from_invisible_to_plain(sample):
     contrasts = np.array([float(row["contrast"]) for row in read_csv(sample / "findings.csv")])
-    assert contrasts.min() < 0.08
-    assert contrasts.max() > 0.40
-    assert np.mean((contrasts > 0.08) & (contrasts < 0.40)) > 0.4
+    invisible, visible = contrasts[contrasts == 0], contrasts[contrasts > 0]
+    assert 0.02 < len(invisible) / len(contrasts) < 0.25  # 12 % are drawn so; the set is small
+    assert visible.min() < 0.08
+    assert visible.max() > 0.40
+    assert np.mean((visible > 0.08) & (visible < 0.40)) > 0.4
 
 
 def test_an_opacity_brightens_its_place():
