@@ -71,7 +71,6 @@ def run(arguments: argparse.Namespace, home: Home, console: Console) -> int:
         raise PlatformError(f"the guard environment has no python at {guard}: run `make install`")
     source, labels = _data(arguments, home, console)
     git_commit = _git_commit()
-    console.print("[bold]pipeline[/] (the same object that `make compile` writes for the Kubeflow dashboard)")
     artifacts = run_pipeline(
         home,
         console,
@@ -120,6 +119,8 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
     """
     from hounsfield.data.fingerprint import source_fingerprint
 
+    fingerprint = source_fingerprint(Path(values["source"]), Path(values["labels"]))
+    console.print("[bold]pipeline[/] (the same object that `make compile` writes for the Kubeflow dashboard)")
     digest = _source_digest()
     os.environ["HOUNSFIELD_TRAIN_IMAGE"] = f"hounsfield/train:source-{digest}"
     os.environ["HOUNSFIELD_GUARD_IMAGE"] = f"hounsfield/guard:source-{digest}"
@@ -140,7 +141,7 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
     )
     inputs = {
         **values,
-        "source_fingerprint": source_fingerprint(Path(values["source"]), Path(values["labels"])),
+        "source_fingerprint": fingerprint,
         "models_uri": str(home.models),
         "tracking_uri": home.mlflow_uri,
         "checkpoints": str(home.root / "checkpoints"),

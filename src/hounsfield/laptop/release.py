@@ -58,8 +58,32 @@ def release(
             f"the registry {home.mlflow_uri} has no champion: run `make run`, which registers one"
         )
     _serve_champion(home, _revision(dataclasses.asdict(champion)))
+    with _stack(home, port, say):
+        return _release(home, registry, candidate, validation_set, say, on_event)
+
+
+@contextlib.contextmanager
+def _stack(home: Home, port: int | None, say: Callable[[str], None]) -> Iterator[None]:
+    """The stack, up. What this run started it also stops when it fails or is interrupted."""
+    found_running = stack.status(home).running
     say("starting the stack: champion, gate, Envoy, MLflow")
     stack.up(home, port)
+    try:
+        yield
+    except BaseException:
+        if not found_running:
+            stack.down(home)
+        raise
+
+
+def _release(
+    home: Home,
+    registry: Registry,
+    candidate: Revision,
+    validation_set: Path,
+    say: Callable[[str], None],
+    on_event: Callable[[Event], None],
+) -> dict[str, Any]:
     result: dict[str, Any] = {"promoted": False, "gate": None, "rollout": None, "no_rollout": None}
     if manifest.revision(home.tree, "stable").package_digest == candidate.package_digest:
         _finish_promotion(home, registry, candidate, {})
@@ -121,7 +145,7 @@ def stream(url: str, folder: Path, clients: int = 4) -> Iterator[None]:
     """Replay the DICOM files of `folder` through `url` in a process of its own, over and over, until left."""
     command = [sys.executable, "-m", "hounsfield.cli.main", "stream", "--url", url, "--folder", str(folder)]
     process = subprocess.Popen(
-        [*command, "--clients", str(clients), "--seconds", "3600"],
+        [*command, "--clients", str(clients), "--seconds", "900"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
