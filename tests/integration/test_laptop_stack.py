@@ -238,7 +238,7 @@ def test_a_server_that_dies_comes_back(home, repo):
     serve(home, "stable", "1", package(home, "one"))
     status = stack.apply(home)
     pid = next(state.pid for state in status.processes if state.process == "opacity-stable")
-    os.kill(pid, signal.SIGKILL)
+    os.killpg(pid, signal.SIGKILL)  # with its worker: the stand-in cannot clean up after a SIGKILL
     for _ in range(200):
         if requests.get(f"{endpoint}/v2/health/ready", timeout=5).ok:
             break
