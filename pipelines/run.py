@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from hounsfield.cli.console import StepOutput
 from hounsfield.config import MODEL_NAME, Home
@@ -60,6 +59,7 @@ def run(arguments: argparse.Namespace, home: Home, console: Console) -> int:
     from hounsfield.laptop import stack
     from hounsfield.laptop.release import release
     from hounsfield.report.run import write_report
+    from hounsfield.report.table import summary
 
     started_at = _now()
     _check_disk(home)
@@ -171,45 +171,6 @@ def _steps(home: Home, console: Console, name: str) -> Iterator[StepOutput]:
         contextlib.redirect_stdout(output),
     ):
         yield output
-
-
-def summary(record: dict[str, Any]) -> Table:
-    """The table that a run ends with."""
-    artifacts = {name: Path(path) for name, path in record["artifacts"].items()}
-    counts = json.loads((artifacts["dataset"] / "dataset.json").read_text())["counts"]
-    metrics = json.loads((artifacts["evaluation"] / "metrics.json").read_text())
-    auroc, gate, rollout = metrics["auroc"], record["gate"], record["rollout"]
-    table = Table(title="What happened", show_header=False, title_justify="left", pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("data", f"{counts['accepted']} images accepted, {counts['quarantined']} files quarantined")
-    table.add_row(
-        "AUROC",
-        f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}), "
-        f"baseline {metrics['baseline']['auroc']['value']:.3f}",
-    )
-    table.add_row(
-        "gate",
-        "not run"
-        if gate is None
-        else ("pass" if gate["passed"] else "fail") + f": {'; '.join(gate['reasons'])}",
-    )
-    if rollout is None:
-        table.add_row("canary", record["no_rollout"])
-    else:
-        for step in rollout["steps"]:
-            table.add_row(
-                f"canary {step['weight']} %",
-                f"{step['decision']} after {step['requests']} requests: {'; '.join(step['reasons'])} "
-                f"[dim](commit {step['commit'][:10]})[/]",
-            )
-        table.add_row("outcome", f"{rollout['outcome'].replace('_', ' ')}: {rollout['reason']}")
-    if rollout is not None and record["no_rollout"] is not None:
-        table.add_row("this run", record["no_rollout"])
-    for name, value in record["endpoints"].items():
-        table.add_row(name, value)
-    table.add_row("stop it", "make down")
-    return table
 
 
 def _parser() -> argparse.ArgumentParser:
