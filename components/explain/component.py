@@ -20,7 +20,6 @@ def explain(
     from pathlib import Path
 
     from hounsfield.explain.shap_overlays import explain as run
-
     from hounsfield.report.step import explanation_page
 
     run(
