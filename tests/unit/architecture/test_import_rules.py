@@ -20,12 +20,12 @@ ALLOWED = {
     "explain": LEAVES | {"dicom", "data", "imaging", "training", "evaluation"},
     "package": LEAVES | {"dicom", "data", "imaging", "training", "evaluation", "explain"},
     "registry": LEAVES | {"package"},
-    "serving": LEAVES | {"dicom", "imaging", "package"},
-    "drift": {"errors", "config", "progress"},
+    "serving": LEAVES | {"dicom", "imaging", "package", "audit"},
+    "drift": {"errors", "config", "progress", "audit"},
     "rollout": {"errors", "config", "progress", "audit"},
     "audit": {"errors", "config"},
     "report": LEAVES,
-    "laptop": LEAVES | {"rollout", "registry", "audit"},
+    "laptop": LEAVES | {"rollout", "registry", "audit", "package"},
     "cli": None,  # a thin edge: it may call everything
 }
 THIRD_PARTY_BANNED = {
