@@ -19,6 +19,7 @@ import requests
 from hounsfield.errors import PlatformError
 from hounsfield.laptop import envoy
 from hounsfield.laptop.plan import Machine, Plan, Ports, make_plan
+from hounsfield.laptop.ports import SPAN
 from hounsfield.laptop.programs import find_program
 from hounsfield.laptop.render import OVERLAY, render
 
@@ -34,7 +35,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 @pytest.fixture(scope="module")
 def ports() -> Ports:
     for first in range(20010 + os.getpid() % 500 * 20, 60000, 20):
-        probes = [socket.socket() for _ in range(10)]
+        probes = [socket.socket() for _ in range(SPAN)]
         try:
             for offset, probe in enumerate(probes):
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,7 +46,7 @@ def ports() -> Ports:
         finally:
             for probe in probes:
                 probe.close()
-    raise AssertionError("no ten free ports in a row")
+    raise AssertionError("no block of free ports in a row")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import requests
 from hounsfield.config import Home
 from hounsfield.errors import PlatformError, RolloutError
 from hounsfield.laptop import stack
+from hounsfield.laptop.ports import SPAN
 from hounsfield.laptop.programs import find_program
 from hounsfield.laptop.render import OVERLAY
 from hounsfield.rollout import manifest
@@ -50,9 +51,9 @@ ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
 def free_block() -> int:
-    """First of ten free ports; each xdist worker and each run begins elsewhere."""
+    """First of a block of free ports; each xdist worker and each run begins elsewhere."""
     for first in range(20000 + os.getpid() % 500 * 20, 60000, 20):
-        probes = [socket.socket() for _ in range(10)]
+        probes = [socket.socket() for _ in range(SPAN)]
         try:
             for offset, probe in enumerate(probes):
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -63,7 +64,7 @@ def free_block() -> int:
         finally:
             for probe in probes:
                 probe.close()
-    raise AssertionError("no ten free ports in a row")
+    raise AssertionError("no block of free ports in a row")
 
 
 @pytest.fixture

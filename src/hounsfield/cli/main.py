@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = _command(commands, "up", _up, "start the stack that the tree describes", "hounsfield up --port 9000")
     up.add_argument(
-        "--port", type=int, help="the endpoint's port; the nine after it are used too (default: 8080)"
+        "--port", type=int, help="the endpoint's port; the twelve after it are used too (default: 8080)"
     )
     _command(commands, "apply", _apply, "make the running stack follow the tree", "hounsfield apply")
     _command(commands, "down", _down, "stop the stack", "hounsfield down")

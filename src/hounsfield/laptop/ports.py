@@ -8,12 +8,12 @@ from hounsfield.errors import PlatformError
 
 HOST = "127.0.0.1"
 ROLES = ("stable", "canary")
-SPAN = 10
+SPAN = 13
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The gateway's port and the nine behind it."""
+    """The gateway's port and the twelve behind it."""
 
     gateway: int = 8080
 
@@ -56,6 +56,14 @@ class Ports:
     @property
     def gate_metrics(self) -> int:
         return self.gateway + 9
+
+    @property
+    def drift_metrics(self) -> int:
+        return self.gateway + 12
+
+    def explainer(self, role: str) -> int:
+        """Port of the explainer of the revision `stable` or `canary`."""
+        return self.gateway + 10 + ROLES.index(role)
 
     def of_revision(self, role: str) -> dict[str, int]:
         """Ports of the predictor `stable` or `canary`, by the name of the container's port."""

@@ -10,6 +10,7 @@ import pytest
 
 from hounsfield.errors import PlatformError, RolloutError
 from hounsfield.laptop.plan import Machine, Plan, Ports, gateway_port, make_plan
+from hounsfield.laptop.ports import ROLES
 from hounsfield.laptop.render import OVERLAY, render
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -256,10 +257,18 @@ def test_an_object_of_another_kind_is_refused(objects):
 
 def test_the_gateways_port_is_the_overlays(rendered):
     assert gateway_port(rendered) == 8080
-    assert list(Ports(8080).all()) == list(range(8080, 8090))
+    assert list(Ports(8080).all()) == list(range(8080, 8093))
 
 
-@pytest.mark.parametrize("port", [0, -1, 65527])
+def test_no_two_ports_are_the_same():
+    ports = Ports(8080)
+    named = [ports.gateway, ports.gate, ports.gate_grpc, ports.gate_metrics, ports.envoy_admin, ports.mlflow]
+    named += [ports.drift_metrics, *(ports.explainer(role) for role in ROLES)]
+    named += [port for role in ROLES for port in ports.of_revision(role).values()]
+    assert sorted(named) == list(ports.all())
+
+
+@pytest.mark.parametrize("port", [0, -1, 65524])
 def test_a_port_without_room_for_the_others_is_refused(port):
     with pytest.raises(PlatformError, match=f"port {port} cannot be used"):
         Ports(port)
