@@ -9,6 +9,10 @@ Outputs, each [N]:
   `label`            BYTES: a class name; empty where refused
   `review_required`  BOOL: a person decides: the probability lies inside the review band, or it was refused
   `refusal`          BYTES: the reason code; empty where answered
+  `embedding`        FP32 [N, E]: the network's last features, NaN where refused; sent only when asked for by name
+
+The doors build a `Question`, the model turns it into an `Answer`, and the doors write that:
+`PackagedModel.predict(question) -> Answer`, raising RequestError (also Overloaded, Draining) or EngineError.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import numpy as np
 from hounsfield.serving.wire import RequestError, Tensor, element_count, read_byte_elements
 
 DICOM, IMAGE = "dicom", "image"
+EMBEDDING = "embedding"
 MAX_INSTANCES = 256
 
 
@@ -38,13 +43,44 @@ class Instances:
 
 
 @dataclasses.dataclass(frozen=True)
+class Caller:
+    """Who asks, as the headers (gRPC: the metadata) say; nothing in it identifies a patient.
+
+    `caller` is who the gateway found out (x-hounsfield-caller; '' if nobody). `study` is an opaque token
+    (x-hounsfield-study; ''). `shadow` marks a request that Envoy mirrored, whose answer nobody reads.
+    `door` is "rest-json", "rest-binary" or "grpc".
+    """
+
+    request_id: str
+    caller: str = ""
+    study: str = ""
+    shadow: bool = False
+    door: str = "rest-json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One request as every door hands it on: the tensors as they came (not yet read), and who asks.
+
+    `read_instances(question.tensors, size_px)` does the reading; it computes, so not on the event loop.
+    """
+
+    tensors: tuple[Tensor, ...]
+    caller: Caller
+
+
+@dataclasses.dataclass(frozen=True)
 class Answer:
-    """One row an instance, in the order of the request; see the module for the meaning of each column."""
+    """One row an instance, in the order of the request; see the module for the meaning of each column.
+
+    `probability` float32 (N,), `review_required` bool (N,), `embedding` float32 (N, E).
+    """
 
     probability: np.ndarray
     label: tuple[str, ...]
     review_required: np.ndarray
     refusal: tuple[str, ...]
+    embedding: np.ndarray
 
 
 def input_types(size_px: int) -> list[dict]:
@@ -55,13 +91,14 @@ def input_types(size_px: int) -> list[dict]:
     ]
 
 
-def output_types() -> list[dict]:
-    """The `outputs` of the model's metadata."""
+def output_types(embedding_size: int) -> list[dict]:
+    """The `outputs` of the model's metadata; all but the last are sent when none is asked for by name."""
     return [
         {"name": "probability", "datatype": "FP32", "shape": [-1]},
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
         {"name": "review_required", "datatype": "BOOL", "shape": [-1]},
         {"name": "refusal", "datatype": "BYTES", "shape": [-1]},
+        {"name": EMBEDDING, "datatype": "FP32", "shape": [-1, embedding_size]},
     ]
 
 

@@ -29,6 +29,22 @@ class RequestError(HounsfieldError):
         self.status = status
 
 
+class Overloaded(RequestError):
+    """More is waiting than the server takes: HTTP 429, gRPC RESOURCE_EXHAUSTED, both with Retry-After."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, 429)
+        self.retry_after_s = retry_after_s
+
+
+class Draining(RequestError):
+    """The server is on its way out, or cannot keep its log: HTTP 503, gRPC UNAVAILABLE, with Retry-After."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, 503)
+        self.retry_after_s = retry_after_s
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """One input tensor as it came: `raw` little-endian bytes, or `values` from JSON or protobuf."""
