@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from hounsfield.dicom.groups import ATTRIBUTES, UNKNOWN, age_band
 from hounsfield.evaluation.bootstrap import intervals
 from hounsfield.evaluation.metrics import auroc, call_metrics
 
-ATTRIBUTES = ("patient_sex", "age_band", "view_position", "manufacturer")
 MINIMUM_OF_A_CLASS = 10
 SUBGROUP_RESAMPLES = 200
-_AGE_EDGES = (0, 40, 60, 80, np.inf)
-_AGE_BANDS = ("0-39", "40-59", "60-79", "80+")
-UNKNOWN = "unknown"
 
 
 def with_groups(table: pd.DataFrame) -> pd.DataFrame:
@@ -23,7 +19,7 @@ def with_groups(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     if "age_years" in table:
         ages = pd.to_numeric(table["age_years"], errors="coerce")
-        table["age_band"] = pd.cut(ages, _AGE_EDGES, right=False, labels=_AGE_BANDS).astype(object)
+        table["age_band"] = ages.map(age_band)
     for attribute in ATTRIBUTES:
         column = table[attribute] if attribute in table else pd.Series(None, index=table.index, dtype=object)
         table[attribute] = column.replace("", None).fillna(UNKNOWN).astype(str)
