@@ -9,8 +9,9 @@ import pydicom.data
 import pytest
 
 from hounsfield.data.ingest import ingest
+from hounsfield.dicom.parsing import load, parse
 from hounsfield.dicom.quarantine import Reason, Refused
-from hounsfield.dicom.reading import decode_pixels, load, parse
+from hounsfield.dicom.reading import decode_pixels
 from hounsfield.dicom.sandbox import Sandbox
 
 BUNDLED = Path(pydicom.data.__file__).parent

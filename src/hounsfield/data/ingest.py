@@ -18,8 +18,9 @@ from hounsfield.data.profile import profile
 from hounsfield.data.sample import is_simulated
 from hounsfield.data.split import assign_splits
 from hounsfield.dicom.deidentify import deidentify
+from hounsfield.dicom.parsing import load, parse
 from hounsfield.dicom.quarantine import Reason, Refused
-from hounsfield.dicom.reading import RADIOGRAPHS, decode_image, load, parse
+from hounsfield.dicom.reading import RADIOGRAPHS, decode_image
 from hounsfield.dicom.sandbox import Sandbox
 from hounsfield.errors import DataError
 from hounsfield.progress import Reporter

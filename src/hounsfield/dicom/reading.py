@@ -7,32 +7,26 @@ worker of `hounsfield.dicom.sandbox`.
 from __future__ import annotations
 
 import datetime
-import io
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_partial
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
-    ImplicitVRLittleEndian,
 )
 
+from hounsfield.dicom.parsing import load, parse, transfer_syntax
 from hounsfield.dicom.quarantine import Reason, Refused
 
 RADIOGRAPHS = frozenset({DigitalXRayImageStorageForPresentation, ComputedRadiographyImageStorage})
 """SOP classes taken unless a caller says otherwise. DX For Processing is raw detector data: left out."""
 
-MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 10**6
 """A chest radiograph has 4 to 18 million pixels; the limit bounds what a hostile header can allocate."""
 
@@ -68,57 +62,22 @@ def read_image(source: bytes | Path, allowed_sop_classes: frozenset[str] | None 
     return decode_image(parse(load(source)), allowed_sop_classes)
 
 
-def load(source: bytes | Path) -> bytes:
-    """The bytes of a file, refused beyond MAX_FILE_BYTES before they are read."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        size = len(source)
-    else:
-        try:
-            size = source.stat().st_size
-        except OSError as error:
-            raise Refused(Reason.UNREADABLE, f"{type(error).__name__} while opening the file") from None
-    if size > MAX_FILE_BYTES:
-        raise Refused(Reason.IMAGE_TOO_LARGE, f"the file has {size} bytes, the limit is {MAX_FILE_BYTES}")
-    if not isinstance(source, Path):
-        return bytes(source)
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise Refused(Reason.UNREADABLE, f"{type(error).__name__} while reading the file") from None
-
-
-def parse(data: bytes) -> Dataset:
-    """The dataset of a file's bytes; PixelData is empty where the file breaks off within it.
-
-    Raises Refused(NOT_DICOM) when nothing that looks like DICOM is found.
-    """
-    dataset = _dcmread(data, pixels=True)
-    if dataset is None or "SOPClassUID" not in dataset:
-        # pydicom drops all elements of a file that ends within encapsulated pixels; the header is still good.
-        dataset = _dcmread(data, pixels=False)
-        if dataset is not None and "Rows" in dataset:
-            dataset.PixelData = None
-    if dataset is None or "SOPClassUID" not in dataset:
-        raise Refused(Reason.NOT_DICOM, "no DICOM header with a SOP Class UID was found")
-    return dataset
-
-
-def is_compressed(data: bytes) -> bool:
-    """Whether reading these bytes may run a decompressor, so that it belongs into the sandbox.
-
-    A deflated dataset counts, for it may inflate without end. Only the file meta information is read;
-    False for what has none, as no decoder will be reached.
-    """
-    try:
-        head = read_partial(io.BytesIO(data), stop_when=lambda tag, vr, length: True)
-    except Exception:
-        return False
-    syntax = _transfer_syntax(head)
-    return syntax.is_encapsulated or syntax.is_deflated
-
-
 def decode_image(dataset: Dataset, allowed_sop_classes: frozenset[str] | None = None) -> DecodedImage:
     """Check that `dataset` is one monochrome frame of an allowed SOP class, and decode it; raises Refused."""
+    try:
+        return _decode_image(dataset, allowed_sop_classes)
+    except Refused:
+        raise
+    except MemoryError:
+        raise Refused(Reason.IMAGE_TOO_LARGE, "the image does not fit into memory") from None
+    except Exception as error:
+        # pydicom turns bytes into values when they are asked for, and fails then.
+        raise Refused(
+            Reason.MISSING_ATTRIBUTE, f"{type(error).__name__}: an attribute of the image is malformed"
+        ) from None
+
+
+def _decode_image(dataset: Dataset, allowed_sop_classes: frozenset[str] | None) -> DecodedImage:
     _check_kind(dataset, RADIOGRAPHS if allowed_sop_classes is None else allowed_sop_classes)
     pixels = decode_pixels(dataset)
     if pixels.ndim != 2:
@@ -141,15 +100,12 @@ def decode_pixels(dataset: Dataset) -> np.ndarray:
 
     Integers stay as stored where the rescale is the identity; else the result is float32.
     """
-    syntax = _transfer_syntax(dataset)
+    syntax = transfer_syntax(dataset)
     try:
-        with warnings.catch_warnings():
-            # pydicom's warnings quote element values, and those are the patient's.
-            warnings.simplefilter("ignore")
-            pixels = dataset.pixel_array
-            if not _rescale_is_identity(dataset):
-                pixels = apply_modality_lut(pixels, dataset).astype(np.float32)
-            return pixels
+        pixels = dataset.pixel_array
+        if not _rescale_is_identity(dataset):
+            pixels = apply_modality_lut(pixels, dataset).astype(np.float32)
+        return pixels
     except MemoryError:
         raise Refused(Reason.IMAGE_TOO_LARGE, "the pixels do not fit into memory") from None
     except Exception as error:
@@ -172,7 +128,7 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "columns": _integer(dataset, "Columns"),
         "bits_stored": _integer(dataset, "BitsStored"),
         "photometric_interpretation": _text(dataset, "PhotometricInterpretation"),
-        "transfer_syntax_uid": str(_transfer_syntax(dataset)),
+        "transfer_syntax_uid": str(transfer_syntax(dataset)),
         "pixel_spacing_mm": _spacing_mm(dataset),
     }
 
@@ -221,34 +177,10 @@ def _check_pixels_present(dataset: Dataset, rows: int, columns: int) -> None:
     if not dataset.get(present[0]):
         raise Refused(Reason.TRUNCATED, "the file ends, or cannot be parsed, within its pixels")
     bits = _integer(dataset, "BitsAllocated")
-    if "PixelData" in dataset and bits and not _transfer_syntax(dataset).is_encapsulated:
+    if "PixelData" in dataset and bits and not transfer_syntax(dataset).is_encapsulated:
         expected, actual = rows * columns * bits // 8, len(dataset.PixelData or b"")
         if actual < expected:
             raise Refused(Reason.TRUNCATED, f"{actual} bytes of pixels where the header says {expected}")
-
-
-def _dcmread(data: bytes, *, pixels: bool) -> Dataset | None:
-    """pydicom's reader, None where it fails; a file without preamble is tried as a bare dataset."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for force in (False, True):
-            # PS3.10 7.1 wants the preamble, old archives left it out: then group 0002 or 0008 comes first.
-            if force and data[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08"):
-                return None
-            try:
-                return pydicom.dcmread(io.BytesIO(data), force=force, stop_before_pixels=not pixels)
-            except InvalidDicomError:
-                continue
-            except Exception:
-                return None
-    return None
-
-
-def _transfer_syntax(dataset: Dataset) -> UID:
-    """From the file meta information; a bare dataset without it is Implicit VR Little Endian (PS3.5 10.1)."""
-    meta = getattr(dataset, "file_meta", None)
-    uid = UID(str(meta.get("TransferSyntaxUID", "")) if meta is not None else "")
-    return uid if uid.is_transfer_syntax else ImplicitVRLittleEndian
 
 
 def _rescale_is_identity(dataset: Dataset) -> bool:

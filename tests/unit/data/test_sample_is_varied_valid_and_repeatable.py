@@ -11,8 +11,9 @@ import pytest
 from hounsfield.data.exposure import CR, DX
 from hounsfield.data.phantom import Anatomy, render
 from hounsfield.data.sample import STAMP_NAME, is_simulated, make_sample
+from hounsfield.dicom.parsing import load, parse
 from hounsfield.dicom.quarantine import Refused
-from hounsfield.dicom.reading import decode_image, load, parse
+from hounsfield.dicom.reading import decode_image
 from hounsfield.errors import ConfigError, DataError
 
 

@@ -2,9 +2,10 @@ import numpy as np
 import pydicom.uid as uids
 import pytest
 
-from hounsfield.dicom import reading
+from hounsfield.dicom import parsing, reading
+from hounsfield.dicom.parsing import is_compressed
 from hounsfield.dicom.quarantine import Reason, Refused
-from hounsfield.dicom.reading import decode_image, is_compressed, read_image
+from hounsfield.dicom.reading import decode_image, read_image
 
 
 def reason_of(data, **changes):
@@ -140,7 +141,7 @@ def test_a_compressed_file_cut_anywhere_is_refused_or_read_and_never_raises(radi
 def test_a_file_over_the_limit_is_refused_before_it_is_read(tmp_path, monkeypatch, radiograph, as_bytes):
     path = tmp_path / "large.dcm"
     path.write_bytes(as_bytes(radiograph([[0, 1]])))
-    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(parsing, "MAX_FILE_BYTES", 100)
     assert reason_of(path) == Reason.IMAGE_TOO_LARGE
 
 
