@@ -1,139 +1,136 @@
-"""A hash-chained log in one JSONL file.
+"""A hash-chained log in one file: the rollout's ledger. `audit.chain` says what a line is.
 
-Line `n` holds `sequence` (n, from 0), `previous` (hash of line n - 1, or 64 zeros), `record` (any JSON
-object) and `hash`, the SHA-256 of the other three in canonical JSON. Each line stands in that one canonical
-form, so a changed byte, a dropped, an added or a moved line breaks the chain at a line that can be named.
-
-A chain cannot show that its last lines were cut off: keep the head elsewhere (the rollout writes it into
-every commit) and give it to `verify`.
+The hash covers each line's exact bytes, so a changed byte, a dropped, an added or a moved line breaks the
+chain at a line that can be named. A log that grows with every prediction is `audit.segments` instead.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from hounsfield.audit.chain import (
+    START,
+    ChainError,
+    Entry,
+    Head,
+    canonical,
+    check_line,
+    head_before,
+    record_of,
+    write_line,
+)
 from hounsfield.errors import AuditError
 
-GENESIS = "0" * 64
-
-
-@dataclass(frozen=True)
-class Head:
-    """The end of a chain: how many records it has, and the hash of the last one."""
-
-    count: int
-    hash: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    sequence: int
-    previous: str
-    record: dict[str, Any]
-    hash: str
+_BLOCK_BYTES = 1 << 16
 
 
 def append(path: Path, record: Mapping[str, Any]) -> Head:
     """Add `record` (JSON without NaN) to the end of the log and return the new head once it is on the disk.
 
+    Costs the same however long the log is: only its last line is checked, `verify` checks the others.
     Writers of several processes take turns by a lock on the file. An unfinished last line, left by a writer
-    that was killed, was never acknowledged to anyone: it is taken away first.
+    that was killed, was never acknowledged to anyone: it is taken away first. Raises AuditError when the
+    disk refuses; the log is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            file.truncate(end)
-        head = Head(0, GENESIS)
-        for entry in _entries(content[:end], path):
-            head = Head(entry.sequence + 1, entry.hash)
-        line, digest = _line(head.count, head.hash, record)
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-    if is_new:
-        _sync_folder(path.parent)
-    return Head(head.count + 1, digest)
+    body = canonical(record)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end, line = last_line(file)
+            if end < os.fstat(file.fileno()).st_size:
+                file.truncate(end)
+            content, head = write_line(_head_after(line, path), body)
+            write_whole(file, content, end)
+        if is_new:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise AuditError(f"{path.name}: cannot write to the log: {error.strerror}") from None
+    return head
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """The entries in order, each one verified; raises AuditError at the first line that does not fit."""
+    """The entries in order, each one verified; raises ChainError at the first line that does not fit."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        line = content.count(b"\n") + 1
-        raise AuditError(f"{path.name} line {line}: the record is cut off; the next rollout removes it")
-    yield from _entries(content, path)
+    head = START
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            before, head = head, check_line(line, head, f"{path.name} line {number}")
+            yield Entry(before.count, before.hash, record_of(line), head.hash)
 
 
 def verify(path: Path, expected_head: str | None = None) -> Head:
-    """Check every line; raises AuditError that names the first line that was edited, dropped, added or moved.
+    """Check every line; raises ChainError that names the first line that was edited, dropped, added or moved.
 
     `expected_head` is a hash known from elsewhere, such as a rollout's commit: the log must still hold it.
     """
-    head = Head(0, GENESIS)
-    hashes = {GENESIS}
-    for entry in read(path):
-        head = Head(entry.sequence + 1, entry.hash)
-        hashes.add(entry.hash)
-    if expected_head is not None and expected_head not in hashes:
-        raise AuditError(
-            f"{path.name}: no record has the hash {expected_head[:12]}; "
+    head = START
+    is_held = expected_head in (None, head.hash)
+    if path.exists():
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                head = check_line(line, head, f"{path.name} line {number}")
+                is_held = is_held or head.hash == expected_head
+    if not is_held:
+        raise ChainError(
+            f"{path.name}: no record has the hash {str(expected_head)[:12]}; "
             "records were cut off the end, or this is another log"
         )
     return head
 
 
-def _entries(content: bytes, path: Path) -> Iterator[Entry]:
-    previous = GENESIS
-    for sequence, line in enumerate(content.splitlines(keepends=True)):
-        where = f"{path.name} line {sequence + 1}"
-        try:
-            values = json.loads(line)
-            entry = Entry(values["sequence"], values["previous"], values["record"], values["hash"])
-        except (ValueError, KeyError, TypeError):
-            raise AuditError(f"{where}: this is not a record of the log") from None
-        if entry.sequence != sequence:
-            raise AuditError(
-                f"{where}: record {entry.sequence} stands where record {sequence} belongs; "
-                "a record was dropped, added or moved"
-            )
-        if entry.previous != previous:
-            raise AuditError(
-                f"{where}: the record does not follow from the one before it; one of them was changed"
-            )
-        if line != _line(sequence, previous, entry.record)[0]:
-            raise AuditError(f"{where}: the record was edited; its hash no longer fits")
-        previous = entry.hash
-        yield entry
+def last_line(file: IO[bytes]) -> tuple[int, bytes]:
+    """The offset after the last whole line of `file`, and that line (empty where there is none).
+
+    Reads backwards from the end, so that the cost is the line's and not the file's.
+    """
+    position = file.seek(0, os.SEEK_END)
+    tail = b""
+    while position > 0:
+        step = min(_BLOCK_BYTES, position)
+        position -= step
+        file.seek(position)
+        tail = file.read(step) + tail
+        stop = tail.rfind(b"\n")
+        start = tail.rfind(b"\n", 0, stop) if stop >= 0 else -1
+        if start >= 0 or (stop >= 0 and position == 0):
+            return position + stop + 1, tail[start + 1 : stop + 1]
+    return 0, b""
 
 
-def _line(sequence: int, previous: str, record: Mapping[str, Any]) -> tuple[bytes, str]:
-    body = {"sequence": sequence, "previous": previous, "record": dict(record)}
-    digest = hashlib.sha256(_canonical(body)).hexdigest()
-    return _canonical({**body, "hash": digest}) + b"\n", digest
+def write_whole(file: IO[bytes], content: bytes, end: int, sync: bool = True) -> None:
+    """Write `content` to the unbuffered `file`, which ends at `end`; on OSError it ends there again."""
+    view = memoryview(content)
+    try:
+        while view:
+            view = view[file.write(view) :]
+        if sync:
+            os.fdatasync(file.fileno())
+    except OSError:
+        file.truncate(end)
+        raise
 
 
-def _canonical(value: Mapping[str, Any]) -> bytes:
-    # ASCII and sorted: one value has one text. NaN has no JSON and would not compare equal on replay.
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the folder's list of files on the disk: a new file is there after a power cut only then."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _head_after(line: bytes, path: Path) -> Head:
+    if not line:
+        return START
+    try:
+        before = head_before(line)
+    except (ValueError, RecursionError):
+        raise ChainError(f"{path.name}, last line: this is not a record of the log") from None
+    return check_line(line, before, f"{path.name} line {before.count + 1}")

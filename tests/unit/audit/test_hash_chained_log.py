@@ -3,9 +3,13 @@
 import hashlib
 import json
 import multiprocessing
+import resource
+import signal
+from pathlib import Path
 
 import pytest
 
+from hounsfield.audit import chain as links
 from hounsfield.audit import log
 from hounsfield.errors import AuditError
 
@@ -53,7 +57,8 @@ def test_any_changed_byte_is_found(chain):
 def test_an_edit_with_a_recomputed_hash_breaks_the_next_link(chain):
     lines = chain.read_bytes().splitlines(keepends=True)
     entry = json.loads(lines[1])
-    lines[1], _ = log._line(1, entry["previous"], {"kind": "verdict", "number": 99})
+    edited = links.canonical({"kind": "verdict", "number": 99})
+    lines[1], _ = links.write_line(links.Head(1, entry["previous"]), edited)
     chain.write_bytes(b"".join(lines))
     with pytest.raises(AuditError, match="line 3: the record does not follow"):
         log.verify(chain)
@@ -88,12 +93,62 @@ def test_an_unfinished_last_line_is_reported_and_the_next_append_removes_it(chai
     assert log.verify(chain).count == 5
 
 
-def test_nothing_is_appended_to_a_log_that_was_edited(chain):
-    chain.write_text(chain.read_text().replace('"number":2', '"number":7'))
+def test_nothing_is_appended_after_a_record_that_was_edited(chain):
+    chain.write_text(chain.read_text().replace('"number":3', '"number":7'))
     before = chain.read_bytes()
-    with pytest.raises(AuditError, match="line 3: the record was edited"):
+    with pytest.raises(AuditError, match="line 4: the record was edited"):
         log.append(chain, {"number": 4})
     assert chain.read_bytes() == before
+
+
+def test_nothing_is_appended_after_a_line_that_is_no_record(chain):
+    with chain.open("ab") as file:
+        file.write(b"hello\n")
+    with pytest.raises(AuditError, match="last line: this is not a record"):
+        log.append(chain, {"number": 4})
+
+
+def test_appending_reads_the_last_line_only(tmp_path):
+    path = tmp_path / "log"
+    head = links.START
+    with path.open("wb") as file:
+        for number in range(20_000):  # 6 MB
+            line, head = links.write_line(head, links.canonical({"number": number, "text": "x" * 150}))
+            file.write(line)
+    before = _bytes_read()
+    assert log.append(path, {"number": 20_000}).count == 20_001
+    assert _bytes_read() - before < 200_000
+    assert log.verify(path).count == 20_001
+
+
+def _bytes_read():
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+@pytest.mark.parametrize("size", [10, 65_000, 65_535, 65_536, 65_537, 200_000])
+def test_a_last_line_of_any_length_is_found(tmp_path, size):
+    path = tmp_path / "log"
+    for number in range(3):
+        log.append(path, {"number": number, "text": "x" * size})
+    assert log.verify(path).count == 3
+
+
+def test_a_disk_that_refuses_leaves_the_log_as_it_was(tmp_path):
+    path = tmp_path / "log"
+    log.append(path, {"number": 0})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, hard))
+    try:
+        with pytest.raises(AuditError, match="log: cannot write to the log: File too large"):
+            log.append(path, {"number": 1, "text": "x" * 500})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert log.append(path, {"number": 1}).count == 2
 
 
 def test_nan_is_refused_because_it_would_not_replay(tmp_path):
