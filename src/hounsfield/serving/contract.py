@@ -9,7 +9,7 @@ Outputs, each [N]:
   `label`            BYTES: a class name; empty where refused
   `review_required`  BOOL: a person decides: the probability lies inside the review band, or it was refused
   `refusal`          BYTES: the reason code; empty where answered
-  `embedding`        FP32 [N, E]: the network's last features, NaN where refused; sent only when asked for by name
+  `embedding`        FP32 [N, E]: the last features, NaN where refused; sent only when asked for by name
 
 The doors build a `Question`, the model turns it into an `Answer`, and the doors write that:
 `PackagedModel.predict(question) -> Answer`, raising RequestError (also Overloaded, Draining) or EngineError.
@@ -20,7 +20,9 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
-from collections.abc import Sequence
+import re
+import uuid
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,7 +30,18 @@ from hounsfield.serving.wire import RequestError, Tensor, element_count, read_by
 
 DICOM, IMAGE = "dicom", "image"
 EMBEDDING = "embedding"
+OUTPUT_DATATYPES = {
+    "probability": "FP32",
+    "label": "BYTES",
+    "review_required": "BOOL",
+    "refusal": "BYTES",
+    EMBEDDING: "FP32",
+}
 MAX_INSTANCES = 256
+MAX_ID_CHARACTERS = 256
+
+_CALLER = re.compile(r"[ -~]{0,128}")
+_STUDY = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +70,23 @@ class Caller:
     shadow: bool = False
     door: str = "rest-json"
 
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str], call_id: str, door: str) -> Caller:
+        """Read them from `headers` (lower-case names; gRPC: the metadata). Raises RequestError.
+
+        The request's own id comes first, then x-request-id, then one of ours.
+        """
+        # Envoy marks the copy of a mirrored request by this ending of its Host.
+        host = headers.get("host", "").partition(":")[0]
+        return cls(
+            request_id=_checked_id(call_id or headers.get("x-request-id", "")) or str(uuid.uuid4()),
+            caller=_checked(headers, "x-hounsfield-caller", _CALLER),
+            study=_checked(headers, "x-hounsfield-study", _STUDY),
+            # grpc.aio does not tell its servants the :authority, so the gateway may say it in a header too.
+            shadow=host.endswith("-shadow") or headers.get("x-hounsfield-shadow") == "1",
+            door=door,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Question:
@@ -83,6 +113,19 @@ class Answer:
     embedding: np.ndarray
 
 
+def _checked_id(value: str) -> str:
+    if len(value) > MAX_ID_CHARACTERS or not value.isprintable():
+        raise RequestError(f"the request's id is not at most {MAX_ID_CHARACTERS} printable characters")
+    return value
+
+
+def _checked(headers: Mapping[str, str], name: str, form: re.Pattern[str]) -> str:
+    value = headers.get(name, "")
+    if not form.fullmatch(value):
+        raise RequestError(f"the header {name} is longer than allowed or has a character that is not allowed")
+    return value
+
+
 def input_types(size_px: int) -> list[dict]:
     """The `inputs` of the model's metadata; -1 is any size."""
     return [
@@ -94,11 +137,8 @@ def input_types(size_px: int) -> list[dict]:
 def output_types(embedding_size: int) -> list[dict]:
     """The `outputs` of the model's metadata; all but the last are sent when none is asked for by name."""
     return [
-        {"name": "probability", "datatype": "FP32", "shape": [-1]},
-        {"name": "label", "datatype": "BYTES", "shape": [-1]},
-        {"name": "review_required", "datatype": "BOOL", "shape": [-1]},
-        {"name": "refusal", "datatype": "BYTES", "shape": [-1]},
-        {"name": EMBEDDING, "datatype": "FP32", "shape": [-1, embedding_size]},
+        {"name": name, "datatype": datatype, "shape": [-1, embedding_size] if name == EMBEDDING else [-1]}
+        for name, datatype in OUTPUT_DATATYPES.items()
     ]
 
 
@@ -163,15 +203,28 @@ def _read_images(tensor: Tensor) -> np.ndarray:
             )
         images = np.frombuffer(tensor.raw, dtype="<f4")
     else:
-        try:
-            images = np.asarray(tensor.values, dtype=np.float32).ravel()
-        except (ValueError, TypeError, OverflowError):
-            raise RequestError(f"input '{IMAGE}': the data is not an array of numbers") from None
-        if images.size != count:
-            raise RequestError(f"input '{IMAGE}': the shape says {count} values, the data has {images.size}")
+        images = _numbers(tensor.values, tensor.shape)
     images = images.reshape(tensor.shape)
     # Written so that a NaN fails too.
     bad = ~((images >= 0.0) & (images <= 1.0)).all(axis=(1, 2, 3))
     if bad.any():
         raise RequestError(f"input '{IMAGE}': instance {int(bad.argmax())} has values outside 0 to 1")
-    return images
+    return images.astype(np.float32, copy=False)
+
+
+def _numbers(values: object, shape: tuple[int, ...]) -> np.ndarray:
+    """The values of a JSON list, flat or nested as the shape says, or of protobuf's fp32_contents."""
+    try:
+        numbers = np.asarray(values)
+    except ValueError:  # lists of different lengths, or nested deeper than an array can be
+        numbers = None
+    # Without a dtype in the call, so that strings, nulls and booleans show: they would be converted.
+    if numbers is None or (numbers.dtype.kind not in "iuf" and numbers.size):
+        raise RequestError(f"input '{IMAGE}': the data is not an array of numbers")
+    if numbers.size != element_count(shape):
+        raise RequestError(
+            f"input '{IMAGE}': the shape says {element_count(shape)} values, the data has {numbers.size}"
+        )
+    if numbers.shape not in (shape, (numbers.size,)):
+        raise RequestError(f"input '{IMAGE}': the data is nested in another shape than the one declared")
+    return numbers

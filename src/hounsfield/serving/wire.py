@@ -89,9 +89,16 @@ def read_call(body: bytes, json_length: str | None) -> Call:
     for position, item in enumerate(inputs):
         tensor, tail = _read_tensor(item, position, tail)
         tensors.append(tensor)
+    require_distinct(tensors)
     if tail:
         raise RequestError(f"{len(tail)} bytes of binary data are left over after the last input")
     return Call(call_id, tuple(tensors), _parameters(request, "the request"), _read_outputs(request))
+
+
+def require_distinct(tensors: Sequence[Tensor]) -> None:
+    """Raise RequestError when two inputs have one name: which of them is meant cannot be known."""
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise RequestError("'inputs' holds two tensors of one name")
 
 
 def read_byte_elements(raw: bytes | memoryview, name: str) -> list[bytes]:
