@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import copy
 import dataclasses
+import hashlib
 import os
 import socket
 import subprocess
@@ -56,9 +57,15 @@ def objects(ports):
     for item in rendered:
         if item["kind"] == "InferenceService":
             item["spec"]["predictor"]["model"]["storageUri"] = "file:///models/some"
+            set_explained(item, "file:///models/some")
         if item["kind"] == "Gateway":
             item["spec"]["servers"][0]["port"]["number"] = ports.gateway
     return rendered
+
+
+def set_explained(service, uri: str) -> None:
+    environment = service["spec"]["explainer"]["containers"][0]["env"]
+    next(item for item in environment if item["name"] == "STORAGE_URI")["value"] = uri
 
 
 def virtual_service(objects) -> dict:
@@ -100,15 +107,21 @@ class Grpc(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self.role.encode())
 
 
+def study(number: int) -> str:
+    """A header's value, as the clients make it: 16 hex digits of a UID's SHA-256."""
+    return hashlib.sha256(f"1.2.840.{number}".encode()).hexdigest()[:16]
+
+
 @pytest.fixture(scope="module")
 def upstreams(ports):
     https, grpcs = {}, []
     for role in ("stable", "canary"):
         local = ports.of_revision(role)
-        server = ThreadingHTTPServer(("127.0.0.1", local["http"]), Upstream)
-        server.role, server.seen = role, 0
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        https[role] = server
+        for name, port in ((role, local["http"]), (f"{role} explainer", ports.explainer(role))):
+            server = ThreadingHTTPServer(("127.0.0.1", port), Upstream)
+            server.role, server.seen = role, 0
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            https[name] = server
         rpc = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[Grpc(role)])
         rpc.add_insecure_port(f"127.0.0.1:{local['grpc']}")
         rpc.start()
@@ -245,3 +258,60 @@ def test_routes_that_envoy_refuses_are_an_error_and_the_old_ones_stay(folder, ob
     with pytest.raises(PlatformError, match="did not take the new routes"):
         envoy.wait_for_routes(ports, envoy.write_routes(folder, broken), timeout_s=0.5)
     assert answered(ports, 20) == {"stable": 20}
+
+
+STUDIES = 2000
+
+
+def revisions_of_studies(ports: Ports, repeats: int) -> list[set[str]]:
+    """For each study, the revisions that answered its requests."""
+    url = f"http://127.0.0.1:{ports.gateway}/v2/models/opacity"
+    with requests.Session() as session:
+        found = [set() for _ in range(STUDIES)]
+        for _ in range(repeats):
+            for number, seen in enumerate(found):
+                answer = session.get(url, headers={"x-hounsfield-study": study(number)}, timeout=5)
+                seen.add(answer.text.split()[0])
+    return found
+
+
+def test_no_study_is_split_and_a_higher_weight_only_moves_studies_to_the_canary(folder, objects, ports):
+    before = set()
+    for percent in (5, 25, 50):
+        move(folder, planned(objects, ports, 100 - percent, percent))
+        found = revisions_of_studies(ports, repeats=3)
+        assert max(map(len, found)) == 1  # all three requests of each study went to one revision
+        on_canary = {number for number, seen in enumerate(found) if seen == {"canary"}}
+        mean, deviation = STUDIES * percent / 100, (STUDIES * percent * (100 - percent)) ** 0.5 / 100
+        assert abs(len(on_canary) - mean) <= 5 * deviation  # 100 +- 49, 500 +- 97, 1000 +- 112
+        assert before <= on_canary
+        before = on_canary
+
+
+def test_a_study_has_one_revision_through_every_door(folder, objects, ports):
+    move(folder, planned(objects, ports, 50, 50))
+    url = f"http://127.0.0.1:{ports.gateway}/v1/models/opacity:explain"
+    seen = collections.Counter()
+    with grpc.insecure_channel(f"127.0.0.1:{ports.gateway}") as channel, requests.Session() as session:
+        call = channel.unary_unary(METHOD)
+        for number in range(300):
+            header = ("x-hounsfield-study", study(number))
+            (by_rest,) = answered(ports, 1, **dict([header]))
+            by_explainer = session.post(url, headers=dict([header]), timeout=5).text.split()[0]
+            by_grpc = {call(b"", timeout=5, metadata=(header,)).decode() for _ in range(2)}
+            assert by_grpc == {by_rest} == {by_explainer}
+            seen[by_rest] += 1
+    assert 107 <= seen["canary"] <= 193  # 150 +- 43, five standard deviations: the hash does share them out
+
+
+def test_requests_without_a_study_are_shared_at_random(folder, objects, ports):
+    move(folder, planned(objects, ports, 75, 25))
+    answers = answered(ports, 1000)
+    assert 182 <= answers["canary"] <= 318  # 250 +- 68
+    assert 182 <= answered_by_grpc(ports, 1000)["canary"] <= 318
+
+
+def test_a_revision_asked_for_by_name_wins_over_the_study(folder, objects, ports):
+    move(folder, planned(objects, ports, 0, 100))
+    headers = {"x-hounsfield-study": study(1), "x-hounsfield-revision": "stable"}
+    assert answered(ports, 20, **headers) == {"stable": 20}

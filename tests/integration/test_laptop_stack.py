@@ -72,7 +72,7 @@ def repo(tmp_path: Path) -> Path:
     """A clone whose servers are stand-ins."""
     folder = tmp_path / "clone"
     shutil.copytree(MANIFESTS, folder / "manifests")
-    for name in ("predictor", "gate"):
+    for name in ("predictor", "explainer", "gate"):
         (folder / "serving" / name).mkdir(parents=True)
         (folder / "serving" / name / "__main__.py").write_text(SERVER)
     return folder
@@ -169,7 +169,10 @@ def test_a_revision_taken_back_to_none_is_stopped(home, repo):
     stack.apply(home)
     manifest.set_revision(home.tree, "canary", storage_uri="none", model_version="0", package_digest="none")
     status = stack.apply(home)
-    assert [state.process for state in status.processes if "opacity" in state.process] == ["opacity-stable"]
+    assert [state.process for state in status.processes if "opacity" in state.process] == [
+        "opacity-stable",
+        "opacity-stable-explainer",
+    ]
     assert not [line for line in processes_of(home) if "two" in line]
 
 

@@ -18,8 +18,12 @@ except PlatformError as error:
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = ("laptop", "staging", "production")
 CUSTOM_KINDS = (
-    "DestinationRule", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime", "VirtualService",
+    "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime",
+    "VirtualService",
 )  # fmt: skip
+
+BESIDE_THE_GATEWAY = ("EnvoyFilter",)
+"""They act on the ingress gateway's pods, and only from the namespace of those."""
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +78,16 @@ def test_one_edit_of_rollout_yaml_reaches_every_place(overlay, tmp_path):
     objects = render(tree / "overlays" / overlay)
 
     routes = {r["name"]: r["route"] for r in get(objects, "VirtualService")["spec"]["http"]}
-    for name in ("rest-by-weight", "grpc-by-weight"):
-        shares = {share["destination"]["host"]: share["weight"] for share in routes[name]}
-        assert shares == {"opacity-stable-predictor": 75, "opacity-canary-predictor": 25}
+    for name, kind in (("rest", "predictor"), ("grpc", "predictor"), ("explain", "explainer")):
+        shares = {share["destination"]["host"]: share["weight"] for share in routes[f"{name}-by-weight"]}
+        assert shares == {f"opacity-stable-{kind}": 75, f"opacity-canary-{kind}": 25}
     service = get(objects, "InferenceService", "opacity-canary")
     assert service["metadata"]["annotations"]["hounsfield.dev/model-version"] == "12"
     assert service["metadata"]["annotations"]["hounsfield.dev/package-digest"] == "7" * 64
     assert service["spec"]["predictor"]["model"]["storageUri"] == "s3://models/abc"
+    assert {"name": "STORAGE_URI", "value": "s3://models/abc"} in service["spec"]["explainer"]["containers"][
+        0
+    ]["env"]
     assert "--model_version=12" in service["spec"]["predictor"]["model"]["args"]
     stable = get(objects, "InferenceService", "opacity-stable")
     assert stable["spec"]["predictor"]["model"]["storageUri"] == "none"
@@ -89,16 +96,26 @@ def test_one_edit_of_rollout_yaml_reaches_every_place(overlay, tmp_path):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_destination_is_a_service_that_kserve_makes(rendered, overlay):
-    """Standard mode: the Service of InferenceService NAME is NAME-predictor."""
+    """Standard mode: the Services of InferenceService NAME are NAME-predictor and NAME-explainer."""
     objects = rendered[overlay]
-    hosts = {f"{o['metadata']['name']}-predictor" for o in objects if o["kind"] == "InferenceService"}
+    hosts = {
+        f"{o['metadata']['name']}-{component}"
+        for o in objects
+        if o["kind"] == "InferenceService"
+        for component in o["spec"]
+    }
     asked = {
         share["destination"]["host"]
         for route in get(objects, "VirtualService")["spec"]["http"]
         for share in route["route"]
     }
     limited = {o["spec"]["host"] for o in objects if o["kind"] == "DestinationRule"}
-    assert asked == limited == hosts == {"opacity-stable-predictor", "opacity-canary-predictor"}
+    assert asked == limited == hosts
+    assert hosts == {
+        f"opacity-{role}-{component}"
+        for role in ("stable", "canary")
+        for component in ("predictor", "explainer")
+    }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -112,6 +129,8 @@ def test_inference_services_name_their_mode_and_leave_the_split_to_istio(rendere
 def containers(item):
     if item["kind"] == "ServingRuntime":
         yield from item["spec"]["containers"]
+    if item["kind"] == "InferenceService":
+        yield from item["spec"]["explainer"]["containers"]
     if item["kind"] == "SeldonDeployment":
         for predictor in item["spec"]["predictors"]:
             for component in predictor["componentSpecs"]:
@@ -121,7 +140,7 @@ def containers(item):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_container_is_restricted_and_sized(rendered, overlay):
     found = [container for item in rendered[overlay] for container in containers(item)]
-    assert len(found) == 2
+    assert len(found) == 4
     for container in found:
         context = container["securityContext"]
         assert context["runAsNonRoot"] is True
@@ -144,8 +163,49 @@ def test_production_takes_tls_only_and_two_pods_of_the_champion(rendered):
     )
     namespaces = {
         overlay: {
-            item["metadata"].get("namespace") for item in rendered[overlay] if item["kind"] != "Namespace"
+            item["metadata"].get("namespace")
+            for item in rendered[overlay]
+            if item["kind"] not in ("Namespace", *BESIDE_THE_GATEWAY)
         }
         for overlay in OVERLAYS
     }
     assert namespaces == {"laptop": {None}, "staging": {"hounsfield-staging"}, "production": {"hounsfield"}}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_changes_the_ingress_gateway_stands_in_its_namespace_and_selects_its_pods(rendered, overlay):
+    found = [item for item in rendered[overlay] if item["kind"] in BESIDE_THE_GATEWAY]
+    (gateway,) = [item for item in rendered[overlay] if item["kind"] == "Gateway"]
+    for item in found:
+        assert item["metadata"]["namespace"] == "istio-system"
+        selector = (
+            item["spec"].get("workloadSelector", {}).get("labels") or item["spec"]["selector"]["matchLabels"]
+        )
+        assert selector == gateway["spec"]["selector"]
+
+
+@pytest.mark.parametrize("overlay", ["staging", "production"])
+def test_the_namespace_is_the_overlays(rendered, overlay):
+    (namespace,) = [item for item in rendered[overlay] if item["kind"] == "Namespace"]
+    inside = {o["metadata"].get("namespace") for o in rendered[overlay] if o["kind"] == "InferenceService"}
+    assert inside == {namespace["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_route_by_weight_is_made_sticky(rendered, overlay):
+    weighted = {
+        route["name"]
+        for route in get(rendered[overlay], "VirtualService")["spec"]["http"]
+        if len(route["route"]) > 1
+    }
+    sticky = {
+        patch["match"]["routeConfiguration"]["vhost"]["route"]["name"]
+        for patch in get(rendered[overlay], "EnvoyFilter", "hounsfield-study")["spec"]["configPatches"]
+        if patch["patch"]["value"] == {"route": {"weighted_clusters": {"use_hash_policy": True}}}
+    }
+    assert sticky == weighted == {"rest-by-weight", "grpc-by-weight", "explain-by-weight"}
+    rules = [item for item in rendered[overlay] if item["kind"] == "DestinationRule"]
+    headers = {
+        rule["spec"]["trafficPolicy"]["loadBalancer"]["consistentHash"]["httpHeaderName"] for rule in rules
+    }
+    assert headers == {"x-hounsfield-study"}

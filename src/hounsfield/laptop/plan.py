@@ -8,15 +8,19 @@ from typing import Any
 
 from hounsfield.errors import PlatformError, RolloutError
 from hounsfield.laptop import routes
+from hounsfield.laptop.patches import patch_routes, read_patches
 from hounsfield.laptop.ports import Ports
-from hounsfield.laptop.processes import Machine, Process, Service, gate, predictor
+from hounsfield.laptop.processes import Machine, Process, Service, explainer, gate, predictor
 from hounsfield.laptop.strict import name_of, one, only, refuse
 
 __all__ = ["Machine", "Plan", "Ports", "Process", "gateway_port", "make_plan"]
 
 _HONOURED = frozenset(
-    {"DestinationRule", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime", "VirtualService"}
-)
+    {
+        "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime",
+        "VirtualService",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,20 +69,26 @@ def make_plan(objects: Sequence[Mapping[str, Any]], machine: Machine) -> Plan:
         )
     runtimes = {item["metadata"]["name"]: item for item in kinds["ServingRuntime"]}
     predictors = [predictor(item, runtimes, machine) for item in kinds["InferenceService"]]
-    services: dict[str, Service] = {service.host: service for _, service in predictors}
-    roles = [service.role for service in services.values()]
+    explainers = [
+        explainer(item, machine) for item in kinds["InferenceService"] if "explainer" in item["spec"]
+    ]
+    services: dict[str, Service] = {service.host: service for _, service in [*predictors, *explainers]}
+    roles = [service.role for _, service in predictors]
     if len(set(roles)) != len(roles):
         raise RolloutError(f"two InferenceServices have the same revision label: {', '.join(sorted(roles))}")
     gateway = kinds["Gateway"][0]["metadata"]["name"]
     virtual_service = one(kinds["VirtualService"], "VirtualService")
+    patches = read_patches(kinds["EnvoyFilter"])
+    hashes = routes.hash_headers(kinds["DestinationRule"])
+    host = routes.virtual_host(virtual_service, services, gateway, hashes)
     return Plan(
         ports=machine.ports,
         processes=(
-            *(process for process, _ in predictors if process),
+            *(process for process, _ in [*predictors, *explainers] if process),
             *(gate(item, machine) for item in kinds["SeldonDeployment"]),
         ),
         clusters=tuple(routes.clusters(services, kinds["DestinationRule"])),
-        virtual_hosts=(routes.virtual_host(virtual_service, services, gateway),),
+        virtual_hosts=({**host, "routes": patch_routes(host["routes"], patches)},),
         weights=routes.weights(virtual_service, services),
         revisions={
             service.role: item["metadata"]["annotations"].get("hounsfield.dev/model-version", "")

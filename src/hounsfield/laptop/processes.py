@@ -77,7 +77,7 @@ def predictor(
     role = metadata.get("labels", {}).get(ROLE)
     if role not in ROLES:
         raise RolloutError(f"{where}: label {ROLE} is {role!r}, not one of {', '.join(ROLES)}")
-    only(spec, f"{where}.spec", {"predictor"})
+    only(spec, f"{where}.spec", {"predictor", "explainer"})
     predictor_spec = only(spec["predictor"], f"{where}.spec.predictor", {"model"}, SCHEDULING)
     model = only(
         predictor_spec["model"],
@@ -119,6 +119,36 @@ def predictor(
         for index, port in enumerate(container["ports"])
     }
     return process, Service(host, role, endpoints)
+
+
+def explainer(service: Mapping[str, Any], machine: Machine) -> tuple[Process | None, Service]:
+    """The explainer of one InferenceService that `predictor` accepted, and the Service NAME-explainer.
+
+    The process is None when nothing is served. RolloutError when it would explain another package.
+    """
+    where, metadata = f"{name_of(service)}.spec.explainer", service["metadata"]
+    spec = only(service["spec"]["explainer"], where, {"containers"}, SCHEDULING)
+    container = one(spec["containers"], f"{where}.containers")
+    honoured = {"name", "command", "args", "env", "ports", "readinessProbe"}
+    only(container, f"{where} container", honoured, SCHEDULING)
+    role, name = metadata["labels"][ROLE], f"{metadata['name']}-explainer"
+    environment = _environment(container, where)
+    storage_uri = environment.pop("STORAGE_URI", NOTHING)
+    if storage_uri != service["spec"]["predictor"]["model"].get("storageUri", NOTHING):
+        raise RolloutError(f"{where}: STORAGE_URI {storage_uri!r} is not the predictor's package")
+    folder = _package_folder(storage_uri, where)
+    if folder is None:
+        return None, Service(name, role, {})
+    port = one(container["ports"], f"{where} ports")
+    by_container_port = {port["containerPort"]: machine.ports.explainer(role)}
+    process = Process(
+        name=name,
+        command=_command(container, folder, by_container_port, machine.python, where),
+        environment={"INFERENCE_SERVICE_NAME": metadata["name"], **environment},
+        ready_url=_ready_url(container, by_container_port, where),
+        folder=folder,
+    )
+    return process, Service(name, role, {80: Endpoint(machine.ports.explainer(role), http2=False)})
 
 
 def gate(deployment: Mapping[str, Any], machine: Machine) -> Process:

@@ -1,8 +1,8 @@
 """VirtualService and DestinationRule -> Envoy's RouteConfiguration and Clusters (pure).
 
 The translation is Istio's, for the part of Istio that the overlay uses: matches by URI, header and method,
-weights, response headers, a mirror, a timeout, retries; load balancing and connection limits. The rest is
-refused by name.
+weights, response headers, a mirror, a timeout, retries; load balancing, also by the hash of a header, and
+connection limits. The rest is refused by name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ _HTTP2 = {
     }
 }
 _BALANCERS = ("ROUND_ROBIN", "LEAST_REQUEST", "RANDOM")
-_NO_MODEL = (
-    '{"error": "this revision serves no model; put its package into rollout.yaml and run `hounsfield apply`"}'
-)
+_NO_MODEL = "this revision serves no model; put its package into rollout.yaml and run `hounsfield apply`"
 
 
 def clusters(services: Mapping[str, Service], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -32,7 +30,7 @@ def clusters(services: Mapping[str, Service], rules: Sequence[Mapping[str, Any]]
     policies = {}
     for rule in rules:
         only(rule["spec"], f"{name_of(rule)}.spec", {"host", "trafficPolicy"})
-        policies[_short(rule["spec"]["host"])] = _policy(rule["spec"].get("trafficPolicy", {}), name_of(rule))
+        policies[short(rule["spec"]["host"])] = _policy(rule["spec"].get("trafficPolicy", {}), name_of(rule))
     return [
         {
             "name": f"{service.host}|{number}",
@@ -49,10 +47,24 @@ def clusters(services: Mapping[str, Service], rules: Sequence[Mapping[str, Any]]
     ]
 
 
+def hash_headers(rules: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By Service, the header whose hash chooses where a request goes (`consistentHash`)."""
+    found = {}
+    for rule in rules:
+        balancer = rule["spec"].get("trafficPolicy", {}).get("loadBalancer", {})
+        if "consistentHash" in balancer:
+            by = only(balancer["consistentHash"], f"{name_of(rule)} consistentHash", {"httpHeaderName"})
+            found[short(rule["spec"]["host"])] = by["httpHeaderName"]
+    return found
+
+
 def virtual_host(
-    virtual_service: Mapping[str, Any], services: Mapping[str, Service], gateway: str
+    virtual_service: Mapping[str, Any],
+    services: Mapping[str, Service],
+    gateway: str,
+    hashes: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Envoy's VirtualHost of one VirtualService that is bound to `gateway`."""
+    """Envoy's VirtualHost of one VirtualService that is bound to `gateway`; `hashes` are `hash_headers`."""
     where = name_of(virtual_service)
     spec = only(virtual_service["spec"], f"{where}.spec", {"hosts", "gateways", "http"})
     if list(spec.get("gateways", [])) != [gateway]:
@@ -64,7 +76,7 @@ def virtual_host(
             {
                 "name": http.get("name", ""),
                 "match": match,
-                **_action(http, services, f"{where} route {http.get('name')}"),
+                **_action(http, services, hashes, f"{where} route {http.get('name')}"),
             }
             for http in spec["http"]
             for match in _matches(http, where)
@@ -112,7 +124,9 @@ def _string_match(value: Mapping[str, str], where: str) -> dict[str, Any]:
     return {"safe_regex": {"regex": text}} if kind == "regex" else {kind: text}
 
 
-def _action(http: Mapping[str, Any], services: Mapping[str, Service], where: str) -> dict[str, Any]:
+def _action(
+    http: Mapping[str, Any], services: Mapping[str, Service], hashes: Mapping[str, str], where: str
+) -> dict[str, Any]:
     only(http, where, {"name", "match", "route", "mirror", "mirrorPercentage", "timeout", "retries"})
     shares = _shares(http["route"], services, where)
     if not shares:
@@ -122,6 +136,11 @@ def _action(http: Mapping[str, Any], services: Mapping[str, Service], where: str
         # Without a timeout Istio sets none, Envoy 15 s.
         "timeout": http.get("timeout", "0s"),
     }
+    # Istio: one hash policy for each destination that has one (equal ones hash to one value all the same).
+    hosts = [share["name"].partition("|")[0] for share in shares]
+    policies = [{"header": {"header_name": hashes[host]}} for host in hosts if host in hashes]
+    if policies:
+        action["hash_policy"] = policies
     if "mirror" in http:
         percent = float(http.get("mirrorPercentage", {}).get("value", 100))
         action["request_mirror_policies"] = [
@@ -182,7 +201,7 @@ def _headers(route: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _service(route: Mapping[str, Any], services: Mapping[str, Service], where: str) -> Service:
-    host = _short(route["destination"]["host"])
+    host = short(route["destination"]["host"])
     if host not in services:
         raise RolloutError(
             f"{where}: there is no Service {host!r}; InferenceService NAME has the Service NAME-predictor"
@@ -202,11 +221,7 @@ def _cluster(destination: Mapping[str, Any], services: Mapping[str, Service], wh
 
 def _policy(policy: Mapping[str, Any], where: str) -> dict[str, Any]:
     only(policy, f"{where} trafficPolicy", {"loadBalancer", "connectionPool"}, {"tls"})
-    balancer = only(policy.get("loadBalancer", {}), f"{where} loadBalancer", {"simple"}).get(
-        "simple", "LEAST_REQUEST"
-    )
-    if balancer not in _BALANCERS:
-        raise refuse(f"{where} loadBalancer.simple", balancer)
+    balancing = _balancing(policy.get("loadBalancer", {}), f"{where} loadBalancer")
     pool = only(policy.get("connectionPool", {}), f"{where} connectionPool", {"tcp", "http"})
     tcp = only(pool.get("tcp", {}), f"{where} connectionPool.tcp", {"connectTimeout", "maxConnections"})
     http = only(
@@ -218,7 +233,7 @@ def _policy(policy: Mapping[str, Any], where: str) -> dict[str, Any]:
         "max_requests": http.get("http2MaxRequests"),
     }
     return {
-        "lb_policy": balancer,
+        **balancing,
         "connect_timeout": tcp.get("connectTimeout", "10s"),  # Istio's default
         "circuit_breakers": {
             "thresholds": [{key: value for key, value in limits.items() if value is not None}]
@@ -226,9 +241,20 @@ def _policy(policy: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
+def _balancing(balancer: Mapping[str, Any], where: str) -> dict[str, Any]:
+    only(balancer, where, {"simple", "consistentHash"})
+    if "consistentHash" in balancer:
+        # Istio's ring, when the rule names none.
+        return {"lb_policy": "RING_HASH", "ring_hash_lb_config": {"minimum_ring_size": 1024}}
+    if balancer.get("simple", "LEAST_REQUEST") not in _BALANCERS:
+        raise refuse(f"{where}.simple", balancer["simple"])
+    return {"lb_policy": balancer.get("simple", "LEAST_REQUEST")}
+
+
 def _address(port: int) -> dict[str, Any]:
     return {"endpoint": {"address": {"socket_address": {"address": HOST, "port_value": port}}}}
 
 
-def _short(host: str) -> str:
+def short(host: str) -> str:
+    """A Service's own name: the host without its namespace and the cluster's domain."""
     return host.split(".")[0]

@@ -28,11 +28,17 @@ def objects(rendered):
     fresh = copy.deepcopy(rendered)
     for role, version in (("stable", 3), ("canary", 4)):
         service = get(fresh, "InferenceService", f"opacity-{role}")
-        service["spec"]["predictor"]["model"]["storageUri"] = f"file:///models/v%20{version}"
+        set_package(service, f"file:///models/v%20{version}")
         service["spec"]["predictor"]["model"]["args"][1] = f"--model_version={version}"
         service["metadata"]["annotations"]["hounsfield.dev/model-version"] = str(version)
     set_weights(fresh, 95, 5)
     return fresh
+
+
+def set_package(service, uri):
+    service["spec"]["predictor"]["model"]["storageUri"] = uri
+    environment = service["spec"]["explainer"]["containers"][0]["env"]
+    next(item for item in environment if item["name"] == "STORAGE_URI")["value"] = uri
 
 
 def get(objects, kind, name=None):
@@ -44,7 +50,7 @@ def route(objects, name):
 
 
 def set_weights(objects, stable, canary):
-    for name in ("rest-by-weight", "grpc-by-weight"):
+    for name in ("rest-by-weight", "grpc-by-weight", "explain-by-weight"):
         route(objects, name)["route"][0]["weight"] = stable
         route(objects, name)["route"][1]["weight"] = canary
 
@@ -67,6 +73,16 @@ def test_the_runtime_args_come_first_then_the_models_with_ports_and_folder_of_th
     assert canary.environment == {"INFERENCE_SERVICE_NAME": "opacity-canary", "OMP_NUM_THREADS": "1"}
     assert canary.ready_url == "http://127.0.0.1:8083/v2/health/ready"
     assert canary.folder == Path("/models/v 4")
+
+
+def test_the_explainer_explains_the_predictors_package_on_a_port_of_its_own(objects):
+    stable = next(p for p in plan(objects).processes if p.name == "opacity-stable-explainer")
+    assert stable.command == (
+        *("/venv/python", "-m", "serving.explainer"),
+        *("--model_name=opacity", "--model_dir=/models/v 3", "--http_port=8090", "--host=127.0.0.1"),
+    )
+    assert stable.environment == {"INFERENCE_SERVICE_NAME": "opacity-stable", "OMP_NUM_THREADS": "1"}
+    assert stable.ready_url == "http://127.0.0.1:8090/v2/health/ready"
 
 
 def test_the_environment_of_the_model_wins_over_the_runtimes(objects):
@@ -94,12 +110,16 @@ def test_rest_goes_to_the_http_ports_and_grpc_to_the_others_by_the_same_weights(
             share["name"]: share["weight"]
             for share in envoy_route(result, name)["route"]["weighted_clusters"]["clusters"]
         }
-        for name in ("rest-by-weight", "grpc-by-weight")
+        for name in ("rest-by-weight", "grpc-by-weight", "explain-by-weight")
     }
     assert shares["rest-by-weight"] == {"opacity-stable-predictor|80": 95, "opacity-canary-predictor|80": 5}
     assert shares["grpc-by-weight"] == {
         "opacity-stable-predictor|8081": 95,
         "opacity-canary-predictor|8081": 5,
+    }
+    assert shares["explain-by-weight"] == {
+        "opacity-stable-explainer|80": 95,
+        "opacity-canary-explainer|80": 5,
     }
     endpoints = {
         cluster["name"]: (
@@ -114,6 +134,8 @@ def test_rest_goes_to_the_http_ports_and_grpc_to_the_others_by_the_same_weights(
         "opacity-stable-predictor|8081": (8082, True),
         "opacity-canary-predictor|80": (8083, False),
         "opacity-canary-predictor|8081": (8084, True),
+        "opacity-stable-explainer|80": (8090, False),
+        "opacity-canary-explainer|80": (8091, False),
     }
     assert result.weights == {"stable": 95, "canary": 5}
     assert result.revisions == {"stable": "3", "canary": "4"}
@@ -126,8 +148,11 @@ def test_header_routes_come_before_the_weighted_ones(objects):
         "rest-canary",
         "grpc-stable",
         "grpc-canary",
+        "explain-stable",
+        "explain-canary",
         "rest-by-weight",
         "grpc-by-weight",
+        "explain-by-weight",
     ]
 
 
@@ -149,9 +174,18 @@ def test_a_mirror_of_a_tenth(objects):
     assert mirror["runtime_fraction"]["default_value"] == {"numerator": 100_000, "denominator": "MILLION"}
 
 
+def test_weighted_routes_choose_by_the_hash_of_the_study(objects):
+    for name in ("rest-by-weight", "grpc-by-weight", "explain-by-weight"):
+        action = envoy_route(plan(objects), name)["route"]
+        assert action["weighted_clusters"]["use_hash_policy"] is True
+        # Istio's: one for each destination with a consistentHash, and both are of the same header.
+        assert action["hash_policy"] == [{"header": {"header_name": "x-hounsfield-study"}}] * 2
+    assert "use_hash_policy" not in envoy_route(plan(objects), "rest-stable")["route"]["weighted_clusters"]
+
+
 def test_the_destination_rule_limits_the_cluster(objects):
     cluster = next(c for c in plan(objects).clusters if c["name"] == "opacity-stable-predictor|80")
-    assert (cluster["lb_policy"], cluster["connect_timeout"]) == ("LEAST_REQUEST", "2s")
+    assert (cluster["lb_policy"], cluster["connect_timeout"]) == ("RING_HASH", "2s")
     assert cluster["circuit_breakers"] == {"thresholds": [{"max_pending_requests": 256, "max_requests": 256}]}
 
 
@@ -168,7 +202,7 @@ def test_a_plan_is_json(objects):
 
 
 def test_a_weight_on_a_revision_without_a_model_is_refused(objects):
-    get(objects, "InferenceService", "opacity-canary")["spec"]["predictor"]["model"]["storageUri"] = "none"
+    set_package(get(objects, "InferenceService", "opacity-canary"), "none")
     with pytest.raises(RolloutError, match="canary has weight 5 but no model"):
         plan(objects)
     set_weights(objects, 100, 0)
@@ -202,8 +236,9 @@ def change(kind, name, path, value):
 
 STABLE = ("InferenceService", "opacity-stable")
 MODEL = ("spec", "predictor", "model")
-HTTP = ("VirtualService", "opacity", ("spec", "http", 4))
+HTTP = ("VirtualService", "opacity", ("spec", "http", 6))
 GATE = ("spec", "predictors", 0)
+STUDY = ("EnvoyFilter", "hounsfield-study", ("spec", "configPatches", 0))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +247,11 @@ GATE = ("spec", "predictors", 0)
         (change(*STABLE, ("metadata", "annotations", "serving.kserve.io/deploymentMode"), "Knative"), PlatformError, "deploymentMode is 'Knative'"),
         (change(*STABLE, ("spec", "predictor", "canaryTrafficPercent"), 10), PlatformError, "predictor.canaryTrafficPercent"),
         (change(*STABLE, ("spec", "predictor", "logger"), {}), PlatformError, "predictor.logger"),
+        (change(*STABLE, ("spec", "explainer", "art"), {}), PlatformError, "explainer.art"),
+        (change(*STABLE, ("spec", "explainer", "containers", 0, "command"), ["sh"]), PlatformError, "explainer container.command is 'sh'"),
+        (change(*STABLE, ("spec", "explainer", "containers", 0, "env", 0, "value"), "none"), RolloutError, "STORAGE_URI 'none' is not the predictor's package"),
         (change(*STABLE, ("spec", "transformer"), {}), PlatformError, "spec.transformer"),
-        (change(*STABLE, (*MODEL, "storageUri"), "s3://bucket/model"), PlatformError, "'s3://bucket/model' is not a folder"),
+        (lambda objects: set_package(get(objects, *STABLE), "s3://bucket/model"), PlatformError, "'s3://bucket/model' is not a folder"),
         (change(*STABLE, (*MODEL, "runtime"), "other"), RolloutError, "runtime 'other' is not among"),
         (change(*STABLE, (*MODEL, "modelFormat", "name"), "onnx"), RolloutError, "not 'onnx'"),
         (change(*STABLE, (*MODEL, "protocolVersion"), "v1"), RolloutError, "does not speak protocol 'v1'"),
@@ -233,7 +271,15 @@ GATE = ("spec", "predictors", 0)
         (change(*HTTP[:2], (*HTTP[2], "route", 0, "destination", "port", "number"), 8080), RolloutError, "port 8080 of opacity-stable-predictor does not exist; it has 80, 8081"),
         (change(*HTTP[:2], ("spec", "gateways"), ["mesh"]), PlatformError, "gateways is"),
         (change("DestinationRule", "opacity-stable", ("spec", "trafficPolicy", "outlierDetection"), {}), PlatformError, "outlierDetection"),
-        (change("DestinationRule", "opacity-stable", ("spec", "trafficPolicy", "loadBalancer", "simple"), "PASSTHROUGH"), PlatformError, "PASSTHROUGH"),
+        (change("DestinationRule", "opacity-stable", ("spec", "trafficPolicy", "loadBalancer"), {"simple": "PASSTHROUGH"}), PlatformError, "PASSTHROUGH"),
+        (change("DestinationRule", "opacity-stable", ("spec", "trafficPolicy", "loadBalancer", "consistentHash"), {"httpCookie": {}}), PlatformError, "consistentHash.httpCookie"),
+        (change(*STUDY[:2], (*STUDY[2], "applyTo",), "CLUSTER"), PlatformError, "configPatches[0].applyTo is 'CLUSTER'"),
+        (change(*STUDY[:2], (*STUDY[2], "patch", "operation"), "REMOVE"), PlatformError, "operation is 'REMOVE'"),
+        (change(*STUDY[:2], (*STUDY[2], "match", "context"), "ANY"), PlatformError, "context is 'ANY'"),
+        (change(*STUDY[:2], (*STUDY[2], "match", "proxy"), {}), PlatformError, "match.proxy"),
+        (change(*STUDY[:2], (*STUDY[2], "match", "routeConfiguration", "portNumber"), 80), PlatformError, "routeConfiguration.portNumber"),
+        (change(*STUDY[:2], (*STUDY[2], "match", "routeConfiguration", "vhost", "route", "action"), "ANY"), PlatformError, "action is 'ANY'"),
+        (change(*STUDY[:2], (*STUDY[2], "match", "routeConfiguration", "vhost", "route", "name"), "rest"), RolloutError, "EnvoyFilter hounsfield-study: there is no route 'rest'"),
         (change("SeldonDeployment", "gate", (*GATE, "graph", "children"), []), PlatformError, "graph.children"),
         (change("SeldonDeployment", "gate", (*GATE, "graph", "endpoint"), {"type": "GRPC"}), PlatformError, "GRPC"),
         (change("SeldonDeployment", "gate", ("spec", "protocol"), "v2"), PlatformError, "protocol is 'v2'"),
