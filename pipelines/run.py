@@ -118,6 +118,7 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
     Raises PlatformError with the sentence of the step that failed.
     """
     from hounsfield.data.fingerprint import source_fingerprint
+    from hounsfield.package.sign import ensure_keys
 
     fingerprint = source_fingerprint(Path(values["source"]), Path(values["labels"]))
     console.print("[bold]pipeline[/] (the same object that `make compile` writes for the Kubeflow dashboard)")
@@ -125,6 +126,7 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
     os.environ["HOUNSFIELD_TRAIN_IMAGE"] = f"hounsfield/train:source-{digest}"
     os.environ["HOUNSFIELD_GUARD_IMAGE"] = f"hounsfield/guard:source-{digest}"
     os.environ.setdefault("HOUNSFIELD_DEID_KEY_FILE", str(_deid_key(home)))
+    os.environ.setdefault("HOUNSFIELD_SIGNING_KEY_FILE", str(ensure_keys(home.keys)[0]))
     os.environ["GIT_PYTHON_REFRESH"] = "quiet"
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="You may be attemping to run a task", category=RuntimeWarning)

@@ -20,12 +20,21 @@ def package(
     candidate_package: Output[Model],
     baseline_package: Output[Model],
 ):
-    """Write the candidate's package and the baseline's, each a folder named by its digest."""
+    """Write the candidate's package and the baseline's, each a signed folder named by its digest.
+
+    The private key comes from the file that HOUNSFIELD_SIGNING_KEY_FILE names.
+    """
+    import os
     from pathlib import Path
 
+    from hounsfield.package.sign import signing_key
     from hounsfield.package.write import write_package
 
-    common = {"dataset_dir": Path(dataset.path), "tensors_dir": Path(tensors.path)}
+    common = {
+        "dataset_dir": Path(dataset.path),
+        "tensors_dir": Path(tensors.path),
+        "signing_key": signing_key(os.environ.get("HOUNSFIELD_SIGNING_KEY_FILE")),
+    }
     lineage = {"git_commit": git_commit, "data_fingerprint": dataset.metadata["fingerprint"]}
     candidate = write_package(
         Path(candidate_package.path),

@@ -96,6 +96,11 @@ class Home:
         return self.root / "deid.key"
 
     @property
+    def keys(self) -> Path:
+        """The pair that packages are signed and verified with."""
+        return self.root / "keys"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

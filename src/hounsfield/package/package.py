@@ -12,6 +12,7 @@ from typing import Any
 from hounsfield.config import CLASS_NAMES, from_mapping
 from hounsfield.errors import ConfigError, PackageError
 from hounsfield.imaging.contract import ImageContract
+from hounsfield.package.sign import SIGNATURE, verify_package
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -80,24 +81,31 @@ class Package:
         return json.loads((self.path / METRICS).read_text())
 
 
-def load_package(path: Path) -> Package:
+def load_package(path: Path, verify_key: Path | None = None) -> Package:
     """Open the package in the folder `path` after checking every file against the manifest.
 
-    Raises PackageError naming the first file that is changed, missing or extra.
+    With `verify_key`, a public key in PEM, every file and the manifest are first checked against the
+    signature: an unsigned package, or one that another key signed, is refused. Raises PackageError naming the
+    first file that is changed, missing or extra, ConfigError when the key cannot be read.
     """
     path = Path(path)
     try:
         manifest_bytes = (path / MANIFEST).read_bytes()
     except OSError:
         raise PackageError(f"{path} holds no {MANIFEST}: it is not a model package") from None
+    digest = hashlib.sha256(manifest_bytes).hexdigest()
+    present = describe_files(path)
+    del present[MANIFEST]
+    if verify_key is not None:
+        digests = {name: entry["sha256"] for name, entry in present.items()}
+        verify_package(path, {**digests, MANIFEST: digest}, verify_key)
     listed = _read_manifest(manifest_bytes)
-    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {MANIFEST}
-    for name in sorted(listed.keys() - present):
+    for name in sorted(listed.keys() - present.keys()):
         raise PackageError(f"model package {path.name}: {name} is missing; fetch the package again")
-    for name in sorted(present - listed.keys()):
+    for name in sorted(present.keys() - listed.keys()):
         raise PackageError(f"model package {path.name}: {name} is not in its manifest; remove it")
     for name, entry in sorted(listed.items()):
-        if describe_file(path / name) != entry:
+        if present[name] != entry:
             raise PackageError(f"model package {path.name}: {name} is not the file that was packaged")
     for name in (MODEL, MODEL_RECORD, "contract.json"):
         if name not in listed:
@@ -107,14 +115,19 @@ def load_package(path: Path) -> Package:
         contract = ImageContract.load(path)
     except (ConfigError, ValueError, TypeError) as error:
         raise PackageError(f"model package {path.name}: {error}") from None
-    return Package(path, hashlib.sha256(manifest_bytes).hexdigest(), contract, record)
+    return Package(path, digest, contract, record)
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """The manifest's entry of one file."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": sha256, "size": path.stat().st_size}
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The manifest's entry of every file in `folder` but the signature, by its name relative to `folder`."""
+    entries = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_file() and name != SIGNATURE:
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            entries[name] = {"sha256": sha256, "size": file.stat().st_size}
+    return entries
 
 
 def _read_manifest(content: bytes) -> dict[str, Any]:

@@ -7,14 +7,16 @@ import tempfile
 from pathlib import Path
 
 from hounsfield.errors import PackageError
-from hounsfield.package.package import Package, load_package
+from hounsfield.package.package import MANIFEST, Package, load_package
+from hounsfield.package.sign import SIGNATURE
 
 
 def publish(package: Package, store_uri: str) -> str:
-    """Copy `package` to `store_uri/<digest>` unless it is there, and return that URI.
+    """Copy `package` with its signature to `store_uri/<digest>` unless it is there, and return that URI.
 
-    `store_uri` is a folder, a `file://` URI, or any URI that fsspec opens, such as `s3://models`. A local
-    copy appears whole or not at all.
+    A copy that is there takes over the signature of `package`, if it has one. `store_uri` is a folder, a
+    `file://` URI, or any URI that fsspec opens, such as `s3://models`. A local copy appears whole or not at
+    all.
     """
     if "://" in store_uri and not store_uri.startswith("file://"):
         return _publish_remotely(package, store_uri)
@@ -28,6 +30,13 @@ def publish(package: Package, store_uri: str) -> str:
             (draft / "package").rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+    elif (package.path / SIGNATURE).is_file():
+        draft = Path(tempfile.mkdtemp(prefix=".publishing-", dir=root))
+        try:
+            shutil.copyfile(package.path / SIGNATURE, draft / SIGNATURE)
+            (draft / SIGNATURE).replace(target / SIGNATURE)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     load_package(target)
     return target.as_uri()
 
@@ -39,12 +48,14 @@ def _publish_remotely(package: Package, store_uri: str) -> str:
     try:
         files, root = fsspec.core.url_to_fs(target)
         # The manifest goes last: a folder without one is no package, so a broken upload is never loaded.
-        manifest = package.path / "manifest.json"
-        if not files.exists(f"{root}/{manifest.name}"):
+        manifest, signature = package.path / MANIFEST, package.path / SIGNATURE
+        if not files.exists(f"{root}/{MANIFEST}"):
             for file in sorted(package.path.rglob("*")):
-                if file.is_file() and file != manifest:
+                if file.is_file() and file not in (manifest, signature):
                     files.put_file(str(file), f"{root}/{file.relative_to(package.path).as_posix()}")
-            files.put_file(str(manifest), f"{root}/{manifest.name}")
+        if signature.is_file():
+            files.put_file(str(signature), f"{root}/{SIGNATURE}")
+        files.put_file(str(manifest), f"{root}/{MANIFEST}")
     except (ImportError, OSError, ValueError) as error:
         raise PackageError(f"the package store {store_uri} cannot be written: {error}") from None
     return target

@@ -24,9 +24,10 @@ from hounsfield.package.package import (
     PROFILE,
     ModelRecord,
     Package,
-    describe_file,
+    describe_files,
     load_package,
 )
+from hounsfield.package.sign import SIGNATURE, sign_package
 
 PROVED_IMAGES = 128
 """Validation images on which ONNX is compared with PyTorch."""
@@ -42,11 +43,13 @@ def write_package(
     dataset_dir: Path,
     tensors_dir: Path,
     lineage: Mapping[str, Any],
+    signing_key: Path | None = None,
 ) -> Package:
     """Write `out_root/<digest>/` from the outputs of the pipeline's steps and return it, verified.
 
-    The same content is the same digest: writing it again returns the folder that is there. A failure leaves
-    nothing behind. Raises PackageError when an input is missing or ONNX differs from PyTorch.
+    The same content is the same digest: writing it again returns the folder that is there, signed anew. With
+    `signing_key`, an EC private key in PEM, the package is signed. A failure leaves nothing behind. Raises
+    PackageError when an input is missing or ONNX differs from PyTorch, ConfigError for an unusable key.
     """
     out_root = Path(out_root)
     out_root.mkdir(parents=True, exist_ok=True)
@@ -74,20 +77,21 @@ def write_package(
             drift=_read_json_if_there(drift_dir, "drift.json"),
         )
         (folder / CARD).write_text(card)
-        return _publish(folder, out_root)
+        return _publish(folder, out_root, signing_key)
 
 
-def _publish(folder: Path, out_root: Path) -> Package:
-    files = {
-        file.relative_to(folder).as_posix(): describe_file(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-    manifest = json.dumps({"files": files}, indent=2, sort_keys=True).encode() + b"\n"
+def _publish(folder: Path, out_root: Path, signing_key: Path | None) -> Package:
+    manifest = json.dumps({"files": describe_files(folder)}, indent=2, sort_keys=True).encode() + b"\n"
     (folder / MANIFEST).write_bytes(manifest)
-    target = out_root / hashlib.sha256(manifest).hexdigest()
+    # Named before it is signed: the signature carries the folder's name.
+    folder = folder.rename(folder.with_name(hashlib.sha256(manifest).hexdigest()))
+    if signing_key is not None:
+        sign_package(folder, signing_key)
+    target = out_root / folder.name
     if not target.exists():
         folder.rename(target)
+    elif signing_key is not None:
+        (folder / SIGNATURE).replace(target / SIGNATURE)
     return load_package(target)
 
 

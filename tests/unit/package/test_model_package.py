@@ -3,7 +3,6 @@ import json
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -12,31 +11,7 @@ from hounsfield.imaging.contract import ImageContract
 from hounsfield.package import export
 from hounsfield.package.engine import Engine
 from hounsfield.package.package import load_package
-from hounsfield.package.write import write_package
-from hounsfield.training.network import build_network, load_network, save_network
-
-METRICS = {
-    "auroc": {"value": 0.912, "low": 0.88, "high": 0.94},
-    "operating_point": {"threshold": 0.41, "chosen_on": "validation", "rule": "sensitivity"},
-    "temperature": 1.5,
-    "review_band": [0.3, 0.5],
-    "counts": {"train": 650, "validation": 220, "test": 230, "test_positive": 96},
-    "confidence": 0.95,
-    "bootstrap": {"unit": "patient", "resamples": 1000},
-    "baseline": {"auroc": {"value": 0.7, "low": 0.6, "high": 0.8}},
-    "subgroups": [
-        {
-            "attribute": "patient_sex",
-            "value": "F",
-            "n": 9,
-            "n_positive": 0,
-            "auroc": None,
-            "sensitivity": None,
-            "specificity": {"value": 0.5, "low": 0.2, "high": 0.8},
-            "note": "too | few",
-        }
-    ],
-}
+from hounsfield.training.network import build_network, load_network
 
 
 def write_json(path, value):
@@ -45,46 +20,8 @@ def write_json(path, value):
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
-    """The output folders of the earlier steps, with a small network of known seed."""
-    root = tmp_path_factory.mktemp("steps")
-    network = build_network("pixel-statistics", 7)
-    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(7))
-    save_network(network, root / "model", {"architecture": "pixel-statistics"})
-    write_json(root / "evaluation" / "metrics.json", METRICS)
-    write_json(root / "dataset" / "profile.json", {"rows": 6})
-    write_json(root / "dataset" / "dataset.json", {"sample": True})
-    write_json(root / "drift" / "drift.json", {"detector": "MMDDrift"})
-    (root / "drift" / "state").mkdir()
-    (root / "drift" / "state" / "x.bin").write_bytes(b"\x00\x01")
-    (root / "tensors").mkdir()
-    ImageContract(size_px=16).save(root / "tensors")
-    np.save(
-        root / "tensors" / "shard-00000.npy",
-        np.random.default_rng(7).random((6, 1, 16, 16), dtype=np.float32),
-    )
-    pd.DataFrame({"split": ["validation"] * 6, "shard": 0, "row": range(6)}).to_parquet(
-        root / "tensors" / "index.parquet"
-    )
-    return root
-
-
-def write(steps, out, **changes):
-    arguments = {
-        "model_dir": steps / "model",
-        "evaluation_dir": steps / "evaluation",
-        "drift_dir": steps / "drift",
-        "explain_dir": None,
-        "dataset_dir": steps / "dataset",
-        "tensors_dir": steps / "tensors",
-        "lineage": {"git_commit": "abc123"},
-    }
-    return write_package(out, **{**arguments, **changes})
-
-
-@pytest.fixture(scope="module")
-def package(steps, tmp_path_factory):
-    return write(steps, tmp_path_factory.mktemp("store"))
+def package(write, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -109,23 +46,23 @@ def test_the_folder_is_named_by_the_digest_of_its_manifest(package):
     assert files["detectors/state/x.bin"] == {"sha256": hashlib.sha256(b"\x00\x01").hexdigest(), "size": 2}
 
 
-def test_the_same_content_written_again_is_the_same_package(steps, package):
-    again = write(steps, package.path.parent)
+def test_the_same_content_written_again_is_the_same_package(write, package):
+    again = write(package.path.parent)
     assert again.digest == package.digest
     assert [folder.name for folder in package.path.parent.iterdir()] == [package.digest]
 
 
-def test_another_lineage_is_another_package(steps, package, tmp_path):
-    assert write(steps, tmp_path, lineage={"git_commit": "def456"}).digest != package.digest
+def test_another_lineage_is_another_package(write, package, tmp_path):
+    assert write(tmp_path, lineage={"git_commit": "def456"}).digest != package.digest
 
 
-def test_it_holds_what_serving_needs_from_the_evaluation(package):
+def test_it_holds_what_serving_needs_from_the_evaluation(package, metrics):
     assert package.contract == ImageContract(size_px=16)
     assert package.model.threshold == 0.41
     assert package.model.temperature == 1.5
     assert package.model.review_band == (0.3, 0.5)
     assert package.model.lineage == {"git_commit": "abc123"}
-    assert package.metrics == METRICS
+    assert package.metrics == metrics
     assert (package.detectors / "drift.json").is_file()
 
 
@@ -157,17 +94,17 @@ def test_the_card_says_simulated_and_holds_the_numbers(package):
     assert "MMDDrift" in card
 
 
-def test_the_card_of_real_data_does_not_say_simulated(steps, tmp_path):
+def test_the_card_of_real_data_does_not_say_simulated(write, tmp_path):
     write_json(tmp_path / "dataset" / "profile.json", {})
     write_json(tmp_path / "dataset" / "dataset.json", {"sample": False})
-    written = write(steps, tmp_path / "store", dataset_dir=tmp_path / "dataset", drift_dir=None)
+    written = write(tmp_path / "store", dataset_dir=tmp_path / "dataset", drift_dir=None)
     card = (written.path / "MODEL_CARD.md").read_text()
     assert "SIMULATED" not in card
     assert "no drift detectors" in card
     assert written.detectors is None
 
 
-def test_a_model_that_onnx_does_not_reproduce_is_not_packaged(steps, tmp_path, monkeypatch):
+def test_a_model_that_onnx_does_not_reproduce_is_not_packaged(write, tmp_path, monkeypatch):
     def another_network(network, size_px, path):
         other = build_network("pixel-statistics", 7)
         torch.nn.init.constant_(other.head.weight, 0.01)
@@ -176,7 +113,7 @@ def test_a_model_that_onnx_does_not_reproduce_is_not_packaged(steps, tmp_path, m
     export_truly = export.export_onnx
     monkeypatch.setattr(export, "export_onnx", another_network)
     with pytest.raises(PackageError, match="ONNX differs from PyTorch"):
-        write(steps, tmp_path / "store")
+        write(tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []
 
 
@@ -228,13 +165,13 @@ def test_a_package_under_a_link_is_read(package, tmp_path):
         ({"operating_point": {}}, "no key 'threshold'"),
     ],
 )
-def test_an_evaluation_that_cannot_be_served_is_refused(steps, tmp_path, change, words):
-    write_json(tmp_path / "evaluation" / "metrics.json", {**METRICS, **change})
+def test_an_evaluation_that_cannot_be_served_is_refused(write, metrics, tmp_path, change, words):
+    write_json(tmp_path / "evaluation" / "metrics.json", {**metrics, **change})
     with pytest.raises(PackageError, match=words):
-        write(steps, tmp_path / "store", evaluation_dir=tmp_path / "evaluation")
+        write(tmp_path / "store", evaluation_dir=tmp_path / "evaluation")
 
 
-def test_a_step_that_did_not_run_is_named(steps, tmp_path):
+def test_a_step_that_did_not_run_is_named(write, tmp_path):
     with pytest.raises(PackageError, match=r"metrics\.json is missing"):
-        write(steps, tmp_path / "store", evaluation_dir=tmp_path)
+        write(tmp_path / "store", evaluation_dir=tmp_path)
     assert list((tmp_path / "store").iterdir()) == []
