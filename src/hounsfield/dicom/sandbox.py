@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TypeVar
 
 from hounsfield.dicom.quarantine import Reason, Refused
+from hounsfield.errors import PlatformError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,22 +25,27 @@ Result = TypeVar("Result")
 _CONTEXT = multiprocessing.get_context("spawn")
 _START_LIMIT_S = 120.0
 
+MEMORY_BYTES = 3 * 2**30
+"""What a worker may allocate. The largest image allowed needs half: its file, decoded, and as float32."""
+
 
 class Sandbox:
     """A context manager over `workers` processes, each running one item at a time.
 
     A worker that aborts gives Refused(DECODER_ABORTED), one that takes more than `timeout_s` for an item is
-    killed and gives Refused(DECODE_TIMEOUT); either is replaced. An exception of the function itself, Refused
-    among them, is raised in the caller. Safe to use from many threads; a caller waits for a free worker.
+    killed and gives Refused(DECODE_TIMEOUT); either is replaced. Beyond `memory_bytes` a worker's allocations
+    fail, whatever size a file claims. An exception of the function itself, Refused among them, is raised in
+    the caller; PlatformError when no worker can start.
+    Safe to use from many threads; a caller waits for a free worker.
     """
 
-    def __init__(self, workers: int, timeout_s: float = 10.0) -> None:
-        self.workers, self.timeout_s = max(1, workers), timeout_s
+    def __init__(self, workers: int, timeout_s: float = 10.0, memory_bytes: int = MEMORY_BYTES) -> None:
+        self.workers, self.timeout_s, self.memory_bytes = max(1, workers), timeout_s, memory_bytes
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all: list[_Worker] = []
 
     def __enter__(self) -> Sandbox:
-        self._all = [_Worker() for _ in range(self.workers)]
+        self._all = [_Worker(self.memory_bytes) for _ in range(self.workers)]
         for worker in self._all:
             self._idle.put(worker)
         return self
@@ -83,12 +90,13 @@ def _outcome(item: Item, future: Future[Result]) -> tuple[Item, Result | Refused
 class _Worker:
     """One process and the pipe to it; used by one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
         self._start()
 
     def _start(self) -> None:
         self._pipe, far_end = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(far_end,), daemon=True)
+        self._process = _CONTEXT.Process(target=_serve, args=(far_end, self._memory_bytes), daemon=True)
         # Ctrl-C reaches the whole process group, but the parent decides when a worker ends: it starts with
         # the signal blocked, and so from its first import on.
         resource_tracker.ensure_running()  # its own start would unblock the signal again
@@ -102,8 +110,8 @@ class _Worker:
         self._ready = False
 
     def run(self, function: Callable[[Item], Result], item: Item, timeout_s: float) -> Result:
+        self._await_ready()
         try:
-            self._await_ready()
             self._pipe.send((function, item))
             if not self._pipe.poll(timeout_s):
                 self._replace()
@@ -119,34 +127,56 @@ class _Worker:
         raise value
 
     def _await_ready(self) -> None:
-        """A start (imports) is not counted against the time of an item."""
-        if not self._ready:
+        """A start (imports) is not counted against an item's time, and its failure is no file's fault."""
+        if self._ready:
+            return
+        if self._process is None:
+            self._start()
+        try:
             if not self._pipe.poll(_START_LIMIT_S):
-                self._replace()
-                raise Refused(Reason.DECODE_TIMEOUT, "the worker process did not start")
+                raise EOFError
             self._pipe.recv()
-            self._ready = True
+        except (EOFError, OSError):
+            self._process.join(1)
+            code = self._process.exitcode
+            self.stop()
+            raise PlatformError(
+                "a process that decodes DICOM files "
+                + (f"ended with code {code} while it started" if code is not None else "did not start")
+                + ": it imports the main program anew, which must be a file, not standard input, whose work "
+                "stands under `if __name__ == '__main__':`"
+            ) from None
+        self._ready = True
 
     def _replace(self) -> None:
         self.stop()
         self._start()
 
     def stop(self) -> None:
+        if self._process is None:
+            return
         self._pipe.close()
         self._process.kill()
         self._process.join()
         self._process.close()
+        self._process = None
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, memory_bytes: int) -> None:
     """The worker's loop; ends when the parent closes the pipe or dies."""
     _keep_no_traces()
     pipe.send("ready")
+    bounded = False
     while True:
         try:
             function, item = pipe.recv()
         except (EOFError, OSError):
             return
+        if not bounded:
+            # Not before: the function's modules are imported as it arrives, and their own size depends on the
+            # machine (numpy's libraries reserve address space by the core).
+            _bound_memory(memory_bytes)
+            bounded = True
         try:
             answer = (True, function(item))
         except Exception as error:
@@ -159,6 +189,16 @@ def _serve(pipe: Connection) -> None:
             pipe.send(
                 (False, RuntimeError(f"a result or error of the worker does not pickle: {type(error)}"))
             )
+
+
+def _bound_memory(memory_bytes: int) -> None:
+    """Let allocations fail beyond `memory_bytes` more address space than there is now (Linux)."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _keep_no_traces() -> None:
