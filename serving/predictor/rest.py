@@ -1,125 +1,201 @@
-"""The REST door: KServe's v2 handler behind a reader of our own, and errors that never quote a request.
+"""The REST door: the Open Inference Protocol's routes, on KServe's application and data plane.
 
-Routes added to KServe's application before it adds its own come first; all else stays KServe's.
+KServe's own v2 and v1 handlers are not mounted: they call Python for every value of a tensor, answer 5xx to
+a client's mistake, quote its bytes, and log a traceback for it.
 """
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
 
-import kserve
 import orjson
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.infer_type import RequestedOutput
-from kserve.protocol.rest.v2_endpoints import V2Endpoints
+from prometheus_client import REGISTRY, exposition
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from hounsfield.serving.wire import MAX_BODY_BYTES, RequestError, read_call
+from hounsfield.serving.admission import Body
+from hounsfield.serving.contract import Caller, Question
+from hounsfield.serving.reply import choose_outputs, write_rest
+from hounsfield.serving.wire import RequestError, read_call, read_feedback
+from serving.predictor.dataplane import HounsfieldDataPlane
+from serving.predictor.failures import Failure, describe, where
+from serving.predictor.openapi import document
 
-log = logging.getLogger("hounsfield.predictor")
+__all__ = ["RestDoor", "failed", "on_http_exception", "where"]
 
-_LENGTH_HEADER = "inference-header-content-length"
+LENGTH_HEADER = "inference-header-content-length"
+LOADING_OFF = "loading and unloading over the API is off: change the manifest's storageUri instead"
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-class HounsfieldDataPlane(DataPlane):
-    """Reads a v2 body, JSON or binary, by `hounsfield.serving.wire`."""
+class RestDoor:
+    """`read_timeout_s` is how long a client may take to send its body."""
 
-    def decode_inference_request(self, body: bytes, headers: dict, model_name: str) -> kserve.InferRequest:
-        call = read_call(body, headers.get(_LENGTH_HEADER))
-        inputs = []
-        for tensor in call.tensors:
-            item = kserve.InferInput(
-                tensor.name,
-                list(tensor.shape),
-                tensor.datatype,
-                data=tensor.values,
-                parameters=tensor.parameters,
-            )
-            item._raw_data = (
-                tensor.raw
-            )  # as KServe's own `InferRequest(raw_inputs=...)` sets it, which is all or none
-            inputs.append(item)
-        binary = call.parameters.get("binary_data_output") is True
-        outputs = [
-            RequestedOutput(name, {"binary_data": binary, **parameters}) for name, parameters in call.outputs
+    def __init__(self, dataplane: HounsfieldDataPlane, read_timeout_s: float) -> None:
+        self._dataplane, self._read_timeout_s = dataplane, read_timeout_s
+
+    def routes(self) -> list[Route]:
+        """The routes, the most asked for first."""
+        model, version = "/v2/models/{model}", "/versions/{version}"
+        table: list[tuple[str, str, Handler]] = [
+            (f"{model}/infer", "POST", self.infer),
+            (f"{model}{version}/infer", "POST", self.infer),
+            (f"{model}/feedback", "POST", self.feedback),
+            ("/v2/health/ready", "GET", self.ready),
+            ("/v2/health/live", "GET", self.live),
+            (f"{model}/ready", "GET", self.model_ready),
+            (f"{model}{version}/ready", "GET", self.model_ready),
+            (model, "GET", self.model_metadata),
+            (f"{model}{version}", "GET", self.model_metadata),
+            ("/v2/models", "GET", self.models),
+            ("/v2", "GET", self.metadata),
+            ("/v2/repository/models/{model}/{verb:path}", "POST", self.no_loading),
+            ("/v1/models", "GET", self.models),
+            ("/v1/models/{model}:predict", "POST", self.no_v1),
+            ("/v1/models/{model}:explain", "POST", self.no_v1),
+            ("/v1/models/{model}", "GET", self.model_ready),
+            ("/metrics", "GET", self.metrics),
+            ("/openapi.json", "GET", self.openapi),
+            ("/", "GET", self.live),
         ]
-        return kserve.InferRequest(
-            model_name,
-            inputs,
-            request_id=call.id,
-            parameters=call.parameters,
-            request_outputs=outputs or None,
-        )
+        return [Route(path, _answered(handler), methods=[method]) for path, method, handler in table]
 
+    async def infer(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        self._dataplane.model(name, request.path_params.get("version"))
+        with self._dataplane.admission.enter() as body:
+            content = await self._read(request, body)
+            json_length = request.headers.get(LENGTH_HEADER)
+            call = read_call(content, json_length)
+            outputs = choose_outputs(call.outputs, call.parameters)
+            door = "rest-json" if json_length is None else "rest-binary"
+            caller = Caller.from_headers(request.headers, call.id, door)
+            answer, _ = await self._dataplane.infer(name, Question(call.tensors, caller), request.headers)
+            model = self._dataplane.model(name)
+            head = {
+                "model_name": name,
+                "model_version": self._dataplane.version,
+                "id": caller.request_id,
+                "parameters": model.parameters,
+            }
+            written, length = write_rest(answer, outputs, head)
+        if length is None:
+            return Response(written, media_type="application/json")
+        return Response(written, headers={LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
 
-def add_routes(app: FastAPI, dataplane: HounsfieldDataPlane, version: str) -> None:
-    """Put the infer routes and the error handlers in front of KServe's."""
-    endpoints = V2Endpoints(dataplane)
+    async def feedback(self, request: Request) -> Response:
+        model = self._dataplane.model(request.path_params["model"])
+        with self._dataplane.admission.enter() as body:
+            given = read_feedback(await self._read(request, body))
+            caller = Caller.from_headers(request.headers, "", "rest-json").caller
+            added = model.feedback.add(given.request_id, given.instance, given.label, caller)
+            if inspect.isawaitable(added):
+                await added
+        return _json({"accepted": 1})
 
-    async def infer(request: Request, model_name: str, model_version: str | None = None) -> Response:
+    async def metadata(self, _: Request) -> Response:
+        return _json(self._dataplane.metadata())
+
+    async def models(self, _: Request) -> Response:
+        return _json({"models": list(self._dataplane.model_registry.get_models())})
+
+    async def live(self, _: Request) -> Response:
+        return _json({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        if not await self._dataplane.ready():
+            return failed(Failure(503, "the server is not ready", 1))
+        return _json({"ready": True})
+
+    async def model_metadata(self, request: Request) -> Response:
+        path = request.path_params
+        return _json(await self._dataplane.model_metadata(path["model"], path.get("version")))
+
+    async def model_ready(self, request: Request) -> Response:
+        path = request.path_params
+        if not await self._dataplane.model_ready(path["model"], version=path.get("version")):
+            return failed(Failure(503, "the model is not ready", 1))
+        return _json({"name": path["model"], "ready": True})
+
+    async def no_loading(self, _: Request) -> Response:
+        raise RequestError(LOADING_OFF)
+
+    async def no_v1(self, request: Request) -> Response:
+        self._dataplane.model(request.path_params["model"])
+        if request.url.path.endswith(":explain"):
+            raise RequestError("explanations come from the explainer, at the gateway; this is the predictor")
+        raise RequestError("this model speaks the Open Inference Protocol (v2) only")
+
+    async def metrics(self, request: Request) -> Response:
         try:
-            if model_version not in (None, version):
-                raise RequestError(f"this server holds version {version} of the model only", 404)
-            answer = await endpoints.infer(request, Response(), model_name, await _read_body(request))
-        except RequestError as error:
-            return _error(error.status, str(error))
-        except InvalidInput as error:
-            return _error(400, str(error))
-        except ModelNotFound:
-            return _error(404, "this server holds no model of that name")
-        except ModelNotReady:
-            return _error(503, "the model is not ready")
-        except InferenceError as error:
-            return _error(500, str(error))
+            encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
+        except ValueError:  # an Accept header whose version is no number
+            encoder, content_type = exposition.choose_encoder("")
+        return Response(encoder(REGISTRY), headers={"content-type": content_type})
+
+    async def openapi(self, _: Request) -> Response:
+        return _json(document(list(self._dataplane.model_registry.get_models())))
+
+    async def _read(self, request: Request, body: Body) -> bytes:
+        """The whole body, within its bounds of size and time. Raises RequestError."""
+        headers = request.headers
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise RequestError("the body is compressed; send it as it is", 415)
+        declared = headers.get("content-length")
+        if declared is not None:
+            body.expect(int(declared))  # the HTTP parser has seen to it that it is a number
+        chunks = []
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                while True:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise RequestError("the body ended before its length")
+                    if chunk := message["body"]:
+                        body.take(len(chunk))
+                        chunks.append(chunk)
+                    if not message.get("more_body"):
+                        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        except TimeoutError:
+            raise RequestError(f"the body did not end within {self._read_timeout_s:g} s", 408) from None
+
+
+def failed(failure: Failure) -> Response:
+    """A failure in the protocol's form: one field, `error`."""
+    headers = {} if failure.retry_after_s is None else {"retry-after": str(failure.retry_after_s)}
+    if failure.status == 408:
+        headers["connection"] = "close"  # the rest of the body, should it come, is nobody's
+    return Response(
+        orjson.dumps({"error": failure.message}), failure.status, headers, media_type="application/json"
+    )
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such route (404), not with this method (405)."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    response = failed(Failure(error.status_code, str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _answered(handler: Handler) -> Handler:
+    """`handler`, whose exceptions become answers."""
+
+    @functools.wraps(handler)
+    async def run(request: Request) -> Response:
+        try:
+            return await handler(request)
         except Exception as error:
-            # The kind and the place only: a message may quote what it choked on, and that is a patient's.
-            log.error("request failed by %s at %s", type(error).__name__, where(error))
-            return _error(500, "the server failed on this request")
-        if isinstance(answer, Response):  # the binary extension
-            return Response(
-                answer.body,
-                headers={_LENGTH_HEADER: answer.headers[_LENGTH_HEADER]},
-                media_type="application/octet-stream",
-            )
-        # NaN becomes null: JSON has no other word for it.
-        return Response(orjson.dumps(answer.model_dump(exclude_none=True)), media_type="application/json")
+            return failed(describe(error))
 
-    for path in ("/v2/models/{model_name}/infer", "/v2/models/{model_name}/versions/{model_version}/infer"):
-        app.add_api_route(path, infer, methods=["POST"], response_model=None)
-    app.add_exception_handler(RequestValidationError, _validation_handler)
-    app.add_exception_handler(HTTPException, _http_handler)
+    return run
 
 
-async def _read_body(request: Request) -> bytes:
-    """The whole body, but no more than the bound, whatever Content-Length says."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise RequestError(f"the request is larger than {MAX_BODY_BYTES} bytes", 413)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def where(error: BaseException) -> str:
-    """File and line that raised `error`."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-
-
-def _error(status: int, message: str) -> Response:
-    return Response(orjson.dumps({"error": message}), status_code=status, media_type="application/json")
-
-
-async def _validation_handler(_: Request, exc: Exception) -> Response:
-    # FastAPI's own answer repeats the input.
-    return _error(400, "the request does not fit this route")
-
-
-async def _http_handler(_: Request, exc: HTTPException) -> Response:
-    return _error(exc.status_code, str(exc.detail))
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")

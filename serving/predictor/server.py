@@ -1,57 +1,30 @@
-"""KServe's ModelServer with what its constructor does not offer: the address, the gRPC bound, loading off."""
+"""KServe's ModelServer with our doors: bounded connections, a drain that loses nothing, uvloop."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import signal
 import socket
-from concurrent import futures
+from collections.abc import Callable, Iterator
 
-import grpc
+import fastapi
 import kserve
-from kserve.errors import InvalidInput
-from kserve.model_server import app
-from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
-from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
-from kserve.protocol.grpc.server import GRPCServer
-from kserve.protocol.grpc.servicer import InferenceServicer
-from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+import uvicorn
+import uvloop
+from kserve.constants.constants import FASTAPI_APP_IMPORT_STRING
+from kserve.protocol.rest.server import RESTServer
+from starlette.exceptions import HTTPException
 
 from hounsfield.errors import PlatformError
-from hounsfield.serving.wire import MAX_BODY_BYTES
-from serving.predictor.rest import HounsfieldDataPlane, add_routes
+from hounsfield.serving.admission import MAX_INFLIGHT_BYTES, Admission
+from serving.predictor.connections import SPARE_FILES, ConnectionLimits, bounded, raise_file_limit
+from serving.predictor.dataplane import HounsfieldDataPlane
+from serving.predictor.grpc import GrpcDoor
+from serving.predictor.rest import RestDoor, on_http_exception
 
-
-class FixedRepository(ModelRepositoryExtension):
-    """A server holds the package it was started with; another one is another revision, by the manifests."""
-
-    async def load(self, model_name: str) -> dict:
-        raise InvalidInput("loading and unloading over the API is off; change the manifest's storageUri")
-
-    unload = load
-
-
-class BoundedGRPCServer(GRPCServer):
-    """KServe's servicer, at one address, with messages up to `MAX_BODY_BYTES`, and no log line a call."""
-
-    def __init__(self, address: str, dataplane: HounsfieldDataPlane, repository: FixedRepository) -> None:
-        super().__init__(0, dataplane, repository, kwargs={})
-        self._address = address
-
-    async def start(self, max_workers: int) -> None:
-        self._server = grpc.aio.server(
-            futures.ThreadPoolExecutor(max_workers),
-            interceptors=(ExceptionToStatusInterceptor(),),
-            options=[
-                ("grpc.max_receive_message_length", MAX_BODY_BYTES),
-                ("grpc.max_send_message_length", MAX_BODY_BYTES),
-                ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
-            ],
-        )
-        grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(self._data_plane, self._model_repository_extension), self._server
-        )
-        self._server.add_insecure_port(self._address)
-        await self._server.start()
-        await self._server.wait_for_termination()
+MAX_CONNECTIONS = 16_384
 
 
 def require_free(host: str, port: int) -> None:
@@ -67,9 +40,24 @@ def require_free(host: str, port: int) -> None:
 
 
 class PredictorServer(kserve.ModelServer):
-    """`host` is the address both doors listen on; KServe's own is always every address."""
+    """`host` is the address both doors listen on; KServe's own is always every address.
 
-    def __init__(self, host: str, http_port: int, grpc_port: int, version: str) -> None:
+    `read_timeout_s` is how long a client may take to send a body, `grace_s` how long requests that are inside
+    may take to end after SIGTERM. `on_shed` is told why a request was turned away at the door.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        http_port: int,
+        grpc_port: int,
+        version: str,
+        *,
+        max_inflight_bytes: int = MAX_INFLIGHT_BYTES,
+        read_timeout_s: float = 30.0,
+        grace_s: float = 30.0,
+        on_shed: Callable[[str], None] = lambda why: None,
+    ) -> None:
         require_free(host, http_port)
         require_free(host, grpc_port)
         super().__init__(
@@ -78,17 +66,92 @@ class PredictorServer(kserve.ModelServer):
             workers=1,
             enable_grpc=False,
             enable_latency_logging=False,
+            grace_period=max(1, round(grace_s)),
         )
-        self._host = host
-        self.dataplane = HounsfieldDataPlane(model_registry=self.registered_models)
-        self.model_repository_extension = FixedRepository(model_registry=self.registered_models)
-        add_routes(app, self.dataplane, version)
-        # `stop` of the base class ends whatever stands here; with enable_grpc off it starts none of its own.
-        self._grpc_server = BoundedGRPCServer(
-            f"{host}:{grpc_port}", self.dataplane, self.model_repository_extension
+        self._host, self._grace_s = host, grace_s
+        self._admission = Admission(max_inflight_bytes, on_shed)
+        self.dataplane = HounsfieldDataPlane(self.registered_models, version, self._admission)
+        self._grpc_door = GrpcDoor(f"{host}:{grpc_port}", self.dataplane)
+        self._rest_door = RestDoor(self.dataplane, read_timeout_s)
+        self._stopping: asyncio.Task | None = None
+
+    def start(self, models: list[kserve.Model]) -> None:
+        """Serve until SIGTERM, SIGINT or SIGQUIT, then drain and stop the models."""
+        # As KServe's own `start`, which builds its REST server by name and forgets uvloop in `asyncio.run`.
+        self._register_and_check_atleast_one_model_is_ready(models)
+        connections = min(MAX_CONNECTIONS, raise_file_limit() - SPARE_FILES)
+        self._rest_server = _RestServer(
+            self._host, self.http_port, self._rest_door, self.dataplane, connections, self.grace_period
         )
-        self.servers.append(self._grpc_server.start(self.max_threads))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
-        self._rest_server.config.host = self._host
-        await super()._serve()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, self.stop, number)
+        await asyncio.gather(self._rest_server.start(), self._grpc_door.start())
+        # Only now is nobody waiting for an answer. Off the loop: a model may have a log to write out.
+        for name in list(self.registered_models.get_models()):
+            await asyncio.to_thread(self.registered_models.unload, name)
+
+    def stop(self, sig: int) -> None:
+        """Begin to drain: not ready, nobody new is let in, what is inside ends, then both doors close."""
+        if self._stopping is None:
+            self._admission.drain()
+            self._stopping = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        # The doors stay open meanwhile: whoever still comes is told to go elsewhere, and is not hung up on.
+        if not await self._admission.emptied(self._grace_s):
+            logging.getLogger("hounsfield.predictor").warning(
+                "%d requests had not ended %g s after the signal", self._admission.inflight, self._grace_s
+            )
+        self._rest_server.close()
+        await self._grpc_door.stop(grace_s=1.0)
+
+
+class _RestServer(RESTServer):
+    """KServe's REST server with our routes, no middleware, and our connections."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        door: RestDoor,
+        dataplane: HounsfieldDataPlane,
+        connections: int,
+        grace_s: int,
+    ) -> None:
+        super().__init__(FASTAPI_APP_IMPORT_STRING, dataplane, None, port, grace_period=grace_s)
+        self._door = door
+        self.config.host = host
+        self.config.http = bounded(ConnectionLimits(connections))
+        self.config.ws, self.config.lifespan = "none", "off"
+        self.config.server_header = self.config.proxy_headers = False
+        self.config.timeout_graceful_shutdown = 2  # the requests have ended before it is closed
+        self._server = _Server(self.config)
+        for name in ("uvicorn.error", "uvicorn.access", "kserve", "kserve.trace"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        access = logging.getLogger("uvicorn.access")
+        access.handlers, access.propagate = [], False  # else a line a request is made, and thrown away
+
+    def close(self) -> None:
+        self._server.should_exit = True
+
+    def _register_endpoints(self, app: fastapi.FastAPI) -> None:
+        app.router.routes[:] = self._door.routes()
+        app.router.redirect_slashes = False
+
+    def _add_exception_handlers(self, app: fastapi.FastAPI) -> None:
+        app.add_exception_handler(HTTPException, on_http_exception)
+
+    def _add_middlewares(self, app: fastapi.FastAPI) -> None:
+        """None: KServe's looks through all routes again, to time a request into its log."""
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the PredictorServer's: uvicorn would hang up on whoever is waiting."""
+        yield

@@ -1,6 +1,6 @@
 """An answer as bytes: which outputs were asked for, and how JSON, the binary extension and gRPC write them.
 
-Source: kserve/open-inference-protocol, `inference_rest.md` with its binary extension, and `inference_grpc.md`.
+Source: kserve/open-inference-protocol, `inference_rest.md`, its binary extension, and `inference_grpc.md`.
 """
 
 from __future__ import annotations

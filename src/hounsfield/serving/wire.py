@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from hounsfield.config import CLASS_NAMES
 from hounsfield.errors import HounsfieldError
 
 MAX_BODY_BYTES = 64 * 2**20
@@ -73,12 +74,7 @@ def read_call(body: bytes, json_length: str | None) -> Call:
     Raises RequestError, whose message never quotes data.
     """
     head, tail = _split(body, json_length)
-    try:
-        request = orjson.loads(head)
-    except orjson.JSONDecodeError:
-        raise RequestError("the request is not JSON") from None
-    if not isinstance(request, dict):
-        raise RequestError("the request is not a JSON object")
+    request = _read_object(head)
     call_id = request.get("id", "")
     if not isinstance(call_id, str):
         raise RequestError("'id' is not a string")
@@ -93,6 +89,30 @@ def read_call(body: bytes, json_length: str | None) -> Call:
     if tail:
         raise RequestError(f"{len(tail)} bytes of binary data are left over after the last input")
     return Call(call_id, tuple(tensors), _parameters(request, "the request"), _read_outputs(request))
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedbackCall:
+    """A radiologist's label of one instance of an earlier request."""
+
+    request_id: str
+    instance: int
+    label: str
+
+
+def read_feedback(body: bytes) -> FeedbackCall:
+    """Parse `{"request_id": "...", "instance": 0, "label": "positive"}`. Raises RequestError."""
+    given = _read_object(body)
+    if unknown := given.keys() - {"request_id", "instance", "label"}:
+        raise RequestError(f"the request has {len(unknown)} keys beside request_id, instance and label")
+    request_id, instance, label = given.get("request_id"), given.get("instance", 0), given.get("label")
+    if not isinstance(request_id, str) or not request_id:
+        raise RequestError("'request_id' is not a string")
+    if type(instance) is not int or instance < 0:
+        raise RequestError("'instance' is not a whole number from 0 up")
+    if label not in CLASS_NAMES:
+        raise RequestError(f"'label' is not one of {', '.join(CLASS_NAMES)}")
+    return FeedbackCall(request_id, instance, label)
 
 
 def require_distinct(tensors: Sequence[Tensor]) -> None:
@@ -121,6 +141,16 @@ def read_byte_elements(raw: bytes | memoryview, name: str) -> list[bytes]:
 def write_byte_elements(elements: Sequence[bytes]) -> bytes:
     """The raw form of a BYTES tensor, the inverse of `read_byte_elements`."""
     return b"".join(part for element in elements for part in (struct.pack("<I", len(element)), element))
+
+
+def _read_object(content: bytes | memoryview) -> dict[str, Any]:
+    try:
+        read = orjson.loads(content)
+    except orjson.JSONDecodeError:  # also for brackets nested too deep
+        raise RequestError("the request is not JSON") from None
+    if not isinstance(read, dict):
+        raise RequestError("the request is not a JSON object")
+    return read
 
 
 def _split(body: bytes, json_length: str | None) -> tuple[memoryview, memoryview]:
