@@ -125,8 +125,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # another answer is being made or written: two would be mixed
-            return
+            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
+                self.transport.abort()  # another answer is being made or written: two would be mixed
+                return
+            # The application waits for a body that cannot be read on: for it the client has gone.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         content = orjson.dumps({"error": message})
         retry = b"" if retry_after_s is None else b"retry-after: %d\r\n" % retry_after_s
         self.transport.write(
