@@ -3,88 +3,118 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-import logging
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from hounsfield.config import MODEL_NAME
-from hounsfield.errors import HounsfieldError
+from hounsfield.errors import ConfigError, HounsfieldError
+from hounsfield.serving.logs import configure
+from serving.predictor.flags import parse
 
 
 def main(argv: list[str]) -> int:
-    arguments = _parse(argv)
+    arguments, others = parse(argv, os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    configure(arguments.log_format, arguments.log_level)
     try:
-        _serve(arguments)
+        _serve(arguments, others)
     except HounsfieldError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving.predictor", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument("--model_name", default=MODEL_NAME)
-    parser.add_argument("--model_dir", type=Path, required=True, help="folder of the model package")
-    parser.add_argument(
-        "--model_version", default="", help="version in the registry, for answers and metrics"
-    )
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on; 127.0.0.1 on a laptop")  # noqa: S104
-    parser.add_argument("--http_port", type=int, default=8080)
-    parser.add_argument("--grpc_port", type=int, default=8081)
-    parser.add_argument(
-        "--threads", type=int, default=_cores(), help="requests computed at once, one core each"
-    )
-    # KServe's controller may add arguments of its ModelServer; they are not ours to refuse.
-    arguments, _ = parser.parse_known_args(argv)
-    return arguments
-
-
-def _cores() -> int:
-    """Cores that this process may use: its affinity, and below that the container's CPU limit."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
-
-
-def _serve(arguments: argparse.Namespace) -> None:
+def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
     import numpy as np
 
+    from hounsfield.dicom.groups import manufacturers
     from hounsfield.dicom.sandbox import Sandbox
     from hounsfield.package.engine import Engine
     from hounsfield.package.package import load_package
+    from hounsfield.serving.computing import Computer
     from hounsfield.serving.decoding import decode, decoder
+    from hounsfield.serving.feedback import Feedback
+    from hounsfield.serving.inference_log import InferenceLog
     from hounsfield.serving.metrics import Metrics
+    from hounsfield.serving.scheduler import Scheduler
     from hounsfield.serving.service import Service
+    from hounsfield.serving.tracing import OtlpTracing
 
-    package = load_package(arguments.model_dir)
-    with Sandbox(arguments.threads) as sandbox, ThreadPoolExecutor(arguments.threads) as starters:
-        # Each worker imports its decoders while this process imports KServe; no patient waits for it.
-        for _ in range(arguments.threads):
-            starters.submit(sandbox.call, functools.partial(decode, contract=package.contract), b"")
-        from serving.predictor.model import PackagedModel
-        from serving.predictor.server import PredictorServer
+    package = load_package(arguments.model_dir, arguments.verify_key)
+    with contextlib.ExitStack() as stack:
+        sandbox = stack.enter_context(Sandbox(arguments.threads))
+        with ThreadPoolExecutor(arguments.threads) as starters:
+            # Each worker imports its decoders while this process imports KServe; no patient waits for it.
+            for _ in range(arguments.threads):
+                starters.submit(sandbox.call, functools.partial(decode, contract=package.contract), b"")
+            from serving.predictor.model import PackagedModel
+            from serving.predictor.server import PredictorServer
 
-        engine = Engine(package.onnx)
-        # The first run allocates; and a model that cannot run at all must not become ready.
-        engine.run(np.zeros((1, *package.contract.shape), dtype=np.float32))
+            _refuse_unknown(others)
+            engine = Engine(package.onnx)
+            # The first run allocates; and a model that cannot run at all must not become ready.
+            engine.run(np.zeros((1, *package.contract.shape), dtype=np.float32))
         metrics = Metrics(arguments.model_name, arguments.model_version)
-        starters.shutdown()
-        service = Service(package, engine, decoder(package.contract, sandbox.call), metrics)
-        model = PackagedModel(arguments.model_name, arguments.model_version, service, arguments.threads)
-        server = PredictorServer(
-            arguments.host, arguments.http_port, arguments.grpc_port, arguments.model_version
+        log = None
+        if arguments.log_dir is not None:
+            log = stack.enter_context(
+                InferenceLog(
+                    arguments.log_dir,
+                    sync=arguments.log_sync == "fsync",
+                    retention_days=arguments.retention_days,
+                )
+            )
+            metrics.watch("log_backlog", log.depth)
+        tracing = None
+        if arguments.otlp_endpoint:
+            names = {"model.name": arguments.model_name, "model.version": arguments.model_version}
+            tracing = stack.enter_context(OtlpTracing(arguments.otlp_endpoint, names))
+        computer = Computer(
+            package,
+            engine,
+            decoder(package.contract, sandbox.call),
+            metrics,
+            model={
+                "model_name": arguments.model_name,
+                "model_version": arguments.model_version,
+                "package_digest": package.digest,
+                "contract_digest": package.contract.digest,
+            },
+            manufacturers=manufacturers(package.profile),
+            log=log,
+            cache_entries=arguments.cache_entries,
         )
-        for chatty in ("uvicorn.access", "kserve.trace"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
-        server.start([model])
+        scheduler = stack.enter_context(
+            Scheduler(computer.compute, arguments.threads, arguments.max_waiting, arguments.max_batch or 1)
+        )
+        metrics.watch("queue_waiting", lambda: scheduler.waiting)
+        feedback = Feedback(metrics, log)
+        if log is not None:
+            feedback.refill(arguments.log_dir)
+        service = Service(scheduler, metrics, feedback, tracing)
+        metrics.watch("inflight_requests", lambda: service.inflight)
+        model = PackagedModel(
+            arguments.model_name, arguments.model_version, package, engine.embedding_size, service
+        )
+        PredictorServer(
+            arguments.host,
+            arguments.http_port,
+            arguments.grpc_port,
+            arguments.model_version,
+            max_inflight_bytes=arguments.max_inflight_bytes,
+            grace_s=arguments.shutdown_grace_s,
+            on_shed=metrics.count_shed,
+        ).start([model])
+
+
+def _refuse_unknown(others: list[str]) -> None:
+    """KServe's controller may add arguments of its ModelServer; any other is a mistake that must not pass."""
+    from kserve.model_server import parser
+
+    _, unknown = parser.parse_known_args(others)
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is not an argument of the predictor; see --help")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Engine:
         self._session = onnxruntime.InferenceSession(
             str(model), options, providers=onnxruntime.get_available_providers()
         )
+        self.embedding_size: int = self._session.get_outputs()[1].shape[1]
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images float32 (N, 1, size, size) in [0, 1] to logits (N,) and embeddings (N, E), both float32.

@@ -80,6 +80,12 @@ class Package:
         """`metrics.json`, as the evaluation wrote it."""
         return json.loads((self.path / METRICS).read_text())
 
+    @property
+    def profile(self) -> dict[str, Any]:
+        """`profile.json` of the data that the model was trained on; empty where the package has none."""
+        path = self.path / PROFILE
+        return json.loads(path.read_text()) if path.is_file() else {}
+
 
 def load_package(path: Path, verify_key: Path | None = None) -> Package:
     """Open the package in the folder `path` after checking every file against the manifest.

@@ -61,7 +61,7 @@ class Caller:
 
     `caller` is who the gateway found out (x-hounsfield-caller; '' if nobody). `study` is an opaque token
     (x-hounsfield-study; ''). `shadow` marks a request that Envoy mirrored, whose answer nobody reads.
-    `door` is "rest-json", "rest-binary" or "grpc".
+    `door` is "rest-json", "rest-binary" or "grpc". `traceparent` is W3C's, as it came; '' without one.
     """
 
     request_id: str
@@ -69,6 +69,7 @@ class Caller:
     study: str = ""
     shadow: bool = False
     door: str = "rest-json"
+    traceparent: str = ""
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str], call_id: str, door: str) -> Caller:
@@ -85,6 +86,7 @@ class Caller:
             # grpc.aio does not tell its servants the :authority, so the gateway may say it in a header too.
             shadow=host.endswith("-shadow") or headers.get("x-hounsfield-shadow") == "1",
             door=door,
+            traceparent=headers.get("traceparent", ""),
         )
 
 

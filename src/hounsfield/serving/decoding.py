@@ -16,7 +16,7 @@ from hounsfield.imaging.contract import ImageContract, prepare
 
 @dataclass(frozen=True)
 class Decoded:
-    """One file: the prepared `image`, float32 (1, size, size) in [0, 1], or None and the reason code `refusal`.
+    """One file: its `image`, float32 (1, size, size) in [0, 1], or None and the reason code `refusal`.
 
     `attributes` are the header's columns of `reading.describe`, empty where no header could be read.
     """

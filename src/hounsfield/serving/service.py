@@ -1,76 +1,106 @@
-"""A served package: instances in, answers out, counted. One object for every door and every thread."""
+"""A served package: a question in, an answer out, once it is on the disk. One object for every door."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
 
-import numpy as np
-
-from hounsfield.config import CLASS_NAMES
-from hounsfield.dicom.quarantine import Refused
-from hounsfield.package.engine import Engine, calibrate
-from hounsfield.package.package import Package
-from hounsfield.serving.contract import Answer, Instances
-from hounsfield.serving.metrics import Metrics
+from hounsfield.errors import AuditError
+from hounsfield.serving.computing import Done, Task
+from hounsfield.serving.contract import MAX_INSTANCES, Answer, Caller, Question
+from hounsfield.serving.feedback import Feedback
+from hounsfield.serving.metrics import LIVE, SHADOW, Metrics
+from hounsfield.serving.scheduler import Scheduler
+from hounsfield.serving.tracing import Tracing
+from hounsfield.serving.wire import Draining, Overloaded, RequestError
 
 
 class Service:
-    """`decode` turns the bytes of one DICOM file into float32 (1, size, size), or raises Refused."""
+    """Answers questions on the event loop; computing is the scheduler's, and the disk is the log's."""
 
     def __init__(
-        self, package: Package, engine: Engine, decode: Callable[[bytes], np.ndarray], metrics: Metrics
+        self,
+        scheduler: Scheduler[Task, Done],
+        metrics: Metrics,
+        feedback: Feedback,
+        tracing: Tracing | None = None,
     ) -> None:
-        self.package, self._engine, self._decode, self._metrics = package, engine, decode, metrics
+        self._scheduler, self._metrics = scheduler, metrics
+        self.feedback, self._tracing = feedback, tracing
+        self._inflight = 0
 
-    def answer(self, instances: Instances, arrived_s: float) -> Answer:
+    @property
+    def inflight(self) -> int:
+        """Requests that have no answer yet."""
+        return self._inflight
+
+    async def answer(self, question: Question) -> Answer:
         """Answer every instance; a refused one does not fail the others.
 
-        `arrived_s` is `time.monotonic()` when the request came: waiting for a thread is latency too.
-        Raises EngineError when the model gives no finite number; then every instance counts as an error.
+        Raises RequestError for the client's faults, Overloaded, Draining (the log's disk fails, or the server
+        stops), and EngineError when the model gives no usable number; an error of our own comes as it is.
         """
+        task = Task(question, time.monotonic())
+        failed = ""
+        self._inflight += 1
         try:
-            answer = self._answer(instances)
-        except Exception:
-            self._metrics.count("error", len(instances))
+            return await self._answer(task)
+        except BaseException as error:
+            failed = type(error).__name__
             raise
         finally:
-            self._metrics.observe_latency_s(time.monotonic() - arrived_s)
-        answered = np.array([not reason for reason in answer.refusal])
-        self._metrics.count_answers(answer.probability[answered], answer.review_required[answered])
-        for reason in filter(None, answer.refusal):
-            self._metrics.count_refusal(reason)
-        return answer
+            self._inflight -= 1
+            if self._tracing is not None:
+                self._tracing.report(task, failed)
 
-    def _answer(self, instances: Instances) -> Answer:
-        images, refusal = self._images(instances)
-        model = self.package.model
-        probability = np.full(len(instances), np.nan, dtype=np.float32)
-        answered = np.array([not reason for reason in refusal])
-        if answered.any():
-            logit, _ = self._engine.run(images)
-            probability[answered] = calibrate(logit, model.temperature)
-        low, high = model.review_band
-        return Answer(
-            probability=probability,
-            label=tuple(
-                "" if reason else CLASS_NAMES[int(value >= model.threshold)]
-                for value, reason in zip(probability.tolist(), refusal, strict=True)
-            ),
-            # NaN compares false: a refused instance is sent to a person by the first term.
-            review_required=~answered | ((probability >= low) & (probability <= high)),
-            refusal=refusal,
-        )
+    async def _answer(self, task: Task) -> Answer:
+        caller, instances = task.question.caller, _instances(task.question)
+        traffic = SHADOW if caller.shadow else LIVE
+        try:
+            done = await self._scheduler.submit(task, instances)
+            if done.logged is not None:
+                await asyncio.wrap_future(done.logged)
+                self._metrics.observe_commit_s(time.monotonic() - task.computed_s)
+        except asyncio.CancelledError:
+            self._metrics.count_shed("client_gone")
+            raise
+        except Overloaded:
+            self._metrics.count_shed("queue")
+            raise
+        except Draining:
+            self._metrics.count_shed("draining")
+            raise
+        except RequestError:
+            raise
+        except Exception as error:
+            self._metrics.count("error", instances, traffic)
+            self._metrics.observe_latency_s(time.monotonic() - task.arrived_s, traffic)
+            if isinstance(error, AuditError):
+                self._metrics.count_shed("log")
+                raise Draining(
+                    "the inference log cannot be written, and no prediction leaves without its record"
+                ) from error
+            raise
+        task.logged_s = time.monotonic()
+        self._count(done, caller, task.logged_s - task.arrived_s, traffic)
+        return done.answer
 
-    def _images(self, instances: Instances) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The images that could be prepared, (n, 1, size, size), and a reason or '' for every instance."""
-        if instances.files is None:
-            return instances.images, ("",) * len(instances)
-        images, refusal = [], []
-        for source in instances.files:
-            try:
-                images.append(self._decode(source))
-                refusal.append("")
-            except Refused as error:
-                refusal.append(str(error.reason))
-        return (np.stack(images) if images else np.empty(0, np.float32)), tuple(refusal)
+    def _count(self, done: Done, caller: Caller, latency_s: float, traffic: str) -> None:
+        answer, metrics = done.answer, self._metrics
+        metrics.observe_latency_s(latency_s, traffic)
+        answered = [not reason for reason in answer.refusal]
+        metrics.count_answers(answer.probability[answered], answer.review_required[answered], traffic)
+        if done.cache_hits:
+            metrics.count_cache_hits(done.cache_hits)
+        for row, (reason, groups) in enumerate(zip(answer.refusal, done.groups, strict=True)):
+            if reason:
+                metrics.count_refusal(reason, traffic)
+            metrics.count_group(groups, answer.label[row], bool(answer.review_required[row]), traffic)
+            if not caller.shadow:  # nobody has seen the answer to a mirrored request
+                self.feedback.predictions.add(caller.request_id, row, answer.label[row], groups)
+
+
+def _instances(question: Question) -> int:
+    """How many instances are asked, as far as can be told before the request is read."""
+    shape = question.tensors[0].shape if question.tensors else ()
+    return min(max(shape[0], 1), MAX_INSTANCES) if shape else 1

@@ -51,7 +51,7 @@ def test_a_page_that_lacks_a_metric_is_refused_not_read_as_zero(page, name):
 
 def test_a_counter_that_is_not_a_number_is_refused(page):
     with pytest.raises(RolloutError, match="not a number"):
-        parse(page.replace('outcome="ok"} 3.0', 'outcome="ok"} NaN'), at=0)
+        parse(page.replace('outcome="ok",traffic="live"} 3.0', 'outcome="ok",traffic="live"} NaN'), at=0)
 
 
 def test_a_page_that_is_no_metrics_page_is_refused():
