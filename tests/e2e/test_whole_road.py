@@ -162,7 +162,7 @@ def test_ledger_verifies_and_an_edit_is_found(road, tmp_path):
     edited = tmp_path / "ledger.jsonl"
     edited.write_text((home / "ledger.jsonl").read_text().replace('"weight":25', '"weight":26', 1))
     assert edited.read_text() != (home / "ledger.jsonl").read_text()
-    assert hounsfield(home, "audit", "verify", str(edited), check=False).returncode == 2
+    assert hounsfield(home, "audit", "verify", str(edited), check=False).returncode == 1
 
 
 def test_report_needs_no_other_file(road):

@@ -2,7 +2,7 @@
 
     00000000000000000000.jsonl    lines as `audit.chain` says; named by the sequence of its first record
     00000000000000021845.jsonl
-    HEAD                          count, hash and checksum of the chain's end; the writers' lock
+    HEAD                          the chain's end: count, hash, segment, checksum; the writers' lock
 
 `HEAD` is written in place after each commit, when the records are on the disk, and not synced itself: after
 a power cut it may be behind the records, never ahead of them. So
@@ -39,7 +39,7 @@ from hounsfield.errors import AuditError
 
 SEGMENT_BYTES = 64 << 20
 SEGMENT_AGE_S = 86_400.0
-_HEAD_BYTES = 20 + 1 + 64 + 1 + 8 + 1
+_HEAD_BYTES = 20 + 1 + 64 + 1 + 20 + 1 + 8 + 1
 _MODE = 0o640  # a record holds no name, but it is about a patient
 
 
@@ -67,7 +67,7 @@ def read_head(folder: Path) -> Head:
             ) from None
         return START
     try:
-        return _parse_head(descriptor, folder)
+        return _parse_head(descriptor, folder)[0]
     finally:
         os.close(descriptor)
 
@@ -105,6 +105,7 @@ class Writer:
             folder.mkdir(parents=True, exist_ok=True)
             self._head_file = os.open(folder / "HEAD", os.O_RDWR | os.O_CREAT, _MODE)
             undo.callback(os.close, self._head_file)
+            undo.callback(lambda: self._segment is not None and self._file.close())
             with self._turn():
                 stored = self._first_head()
                 self._open_last(stored)
@@ -118,10 +119,15 @@ class Writer:
         tries again. `new_segment` starts one even if the last is neither full nor old.
         """
         with self._disk_errors(), self._turn():
-            stored = _parse_head(self._head_file, self.folder)
-            if stored != self._head or os.fstat(self._file.fileno()).st_size != self._end:
+            stored, segment = _parse_head(self._head_file, self.folder)
+            status = os.fstat(self._file.fileno())
+            if not (status.st_nlink and os.fstat(self._head_file).st_nlink):
+                self._open_last(stored)  # our segment was purged, or someone deletes files
+            if (stored, segment, status.st_size) != (self._head, self._segment, self._end):
                 self._catch_up(stored)
             if self._end and (new_segment or self._is_full()):
+                # HEAD first: killed in between, we leave other writers a reason to look for a new segment.
+                self._store_head(self._head.count)
                 self._open(self._head.count)
             self._write(records)
             return self._head
@@ -138,10 +144,9 @@ class Writer:
         content = b"".join(lines)
         write_whole(self._file, content, self._end, self._sync)
         self._head, self._end = head, self._end + len(content)
-        # The records are on the disk: a HEAD that cannot follow does not undo them, the next commit puts it
-        # right.
+        # The records are on the disk: a HEAD that cannot follow does not undo them, the next one will.
         with contextlib.suppress(OSError):
-            self._store_head()
+            self._store_head(self._segment)
 
     def _is_full(self) -> bool:
         return self._end >= self._segment_bytes or self._clock() - self._started_s >= self._segment_age_s
@@ -168,14 +173,17 @@ class Writer:
     def _first_head(self) -> Head:
         """HEAD as it is stored; a new log gets one that is on the disk before any record is."""
         if os.fstat(self._head_file).st_size == 0 and not segment_paths(self.folder):
-            self._store_head()
+            self._store_head(0)
             os.fsync(self._head_file)
             sync_folder(self.folder)
-        return _parse_head(self._head_file, self.folder)
+        return _parse_head(self._head_file, self.folder)[0]
 
     def _open_last(self, stored: Head) -> None:
         """Stand at the start of the last segment, with the head that it follows."""
         paths = segment_paths(self.folder)
+        if (stored.count and not paths) or not (self.folder / "HEAD").exists():
+            raise ChainError(f"{self.folder}: files of the log were deleted; {_KEEP}")
+        self._head = START
         self._open(first_sequence(paths[-1]) if paths else 0)
         if self._segment == 0:
             return
@@ -238,8 +246,8 @@ class Writer:
             (n for n in map(first_sequence, segment_paths(self.folder)) if n > self._segment), default=None
         )
 
-    def _store_head(self) -> None:
-        os.pwrite(self._head_file, _head_text(self._head), 0)
+    def _store_head(self, segment: int) -> None:
+        os.pwrite(self._head_file, _head_text(self._head, segment), 0)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -268,16 +276,17 @@ def _lines(file) -> Iterator[bytes]:
         yield from reader
 
 
-def _head_text(head: Head) -> bytes:
-    text = b"%020d %b" % (head.count, head.hash.encode("ascii"))
+def _head_text(head: Head, segment: int) -> bytes:
+    text = b"%020d %b %020d" % (head.count, head.hash.encode("ascii"), segment)
     return b"%b %08x\n" % (text, zlib.crc32(text))
 
 
-def _parse_head(descriptor: int, folder: Path) -> Head:
+def _parse_head(descriptor: int, folder: Path) -> tuple[Head, int]:
+    """The head and the segment in the open file HEAD."""
     for _ in range(3):  # a reader without the lock may see a write in its middle
         text = os.pread(descriptor, _HEAD_BYTES + 1, 0)
         with contextlib.suppress(ValueError):
-            head = Head(int(text[:20]), text[21:85].decode("ascii"))
-            if text == _head_text(head):
-                return head
+            head, segment = Head(int(text[:20]), text[21:85].decode("ascii")), int(text[86:106])
+            if text == _head_text(head, segment):
+                return head, segment
     raise ChainError(f"{folder}: the file HEAD is damaged; {_KEEP}")

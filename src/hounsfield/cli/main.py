@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hounsfield import __version__
+from hounsfield.cli.audit import add_commands as add_audit_commands
 from hounsfield.config import MODEL_NAME, Home
 from hounsfield.errors import HounsfieldError
 
@@ -124,13 +125,6 @@ def _locate(arguments: argparse.Namespace) -> int:
     return 0 if found is not None else 1
 
 
-def _audit(arguments: argparse.Namespace) -> None:
-    from hounsfield.audit.log import verify
-
-    path = arguments.log or _home(arguments).ledger
-    print(f"{path}: {verify(path).count} records, the chain holds")
-
-
 def _report(arguments: argparse.Namespace) -> None:
     from hounsfield.report.run import write_report
 
@@ -214,13 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     locate.add_argument("sha256", help="from the column sha256 of quarantine.parquet or index.parquet")
     locate.add_argument("--data", type=Path, required=True, help="the folder that was ingested")
 
-    audit = commands.add_parser("audit", help="the hash-chained logs").add_subparsers(
-        title="commands", required=True, metavar="COMMAND"
+    audit = commands.add_parser("audit", help="the hash-chained logs: check, export, purge")
+    add_audit_commands(
+        audit.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
     )
-    verify = _command(
-        audit, "verify", _audit, "find an edited, dropped, added or moved record", "hounsfield audit verify"
-    )
-    verify.add_argument("log", type=Path, nargs="?", help="the log (default: the rollout ledger)")
 
     _command(commands, "report", _report, "write the report of the last run again", "hounsfield report")
     commands.add_parser("train", help="train a model, alone or under torchrun", add_help=False)
