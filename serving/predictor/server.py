@@ -42,8 +42,8 @@ def require_free(host: str, port: int) -> None:
 class PredictorServer(kserve.ModelServer):
     """`host` is the address both doors listen on; KServe's own is always every address.
 
-    `read_timeout_s` is how long a client may take to send a body, `grace_s` how long requests that are inside
-    may take to end after SIGTERM. `on_shed` is told why a request was turned away at the door.
+    A client has `head_timeout_s` to send its headers and `read_timeout_s` to send a body; requests that are
+    inside have `grace_s` to end after SIGTERM. `on_shed` is told why a request was turned away at the door.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class PredictorServer(kserve.ModelServer):
         version: str,
         *,
         max_inflight_bytes: int = MAX_INFLIGHT_BYTES,
+        head_timeout_s: float = 10.0,
         read_timeout_s: float = 30.0,
         grace_s: float = 30.0,
         on_shed: Callable[[str], None] = lambda why: None,
@@ -66,9 +67,8 @@ class PredictorServer(kserve.ModelServer):
             workers=1,
             enable_grpc=False,
             enable_latency_logging=False,
-            grace_period=max(1, round(grace_s)),
         )
-        self._host, self._grace_s = host, grace_s
+        self._host, self._grace_s, self._head_timeout_s = host, grace_s, head_timeout_s
         self._admission = Admission(max_inflight_bytes, on_shed)
         self.dataplane = HounsfieldDataPlane(self.registered_models, version, self._admission)
         self._grpc_door = GrpcDoor(f"{host}:{grpc_port}", self.dataplane)
@@ -79,10 +79,11 @@ class PredictorServer(kserve.ModelServer):
         """Serve until SIGTERM, SIGINT or SIGQUIT, then drain and stop the models."""
         # As KServe's own `start`, which builds its REST server by name and forgets uvloop in `asyncio.run`.
         self._register_and_check_atleast_one_model_is_ready(models)
-        connections = min(MAX_CONNECTIONS, raise_file_limit() - SPARE_FILES)
-        self._rest_server = _RestServer(
-            self._host, self.http_port, self._rest_door, self.dataplane, connections, self.grace_period
+        limits = ConnectionLimits(
+            connections=min(MAX_CONNECTIONS, raise_file_limit() - SPARE_FILES),
+            head_timeout_s=self._head_timeout_s,
         )
+        self._rest_server = _RestServer(self._host, self.http_port, self._rest_door, self.dataplane, limits)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
 
@@ -120,16 +121,15 @@ class _RestServer(RESTServer):
         port: int,
         door: RestDoor,
         dataplane: HounsfieldDataPlane,
-        connections: int,
-        grace_s: int,
+        limits: ConnectionLimits,
     ) -> None:
-        super().__init__(FASTAPI_APP_IMPORT_STRING, dataplane, None, port, grace_period=grace_s)
+        # The grace is of connections only: the requests have ended before they are closed.
+        super().__init__(FASTAPI_APP_IMPORT_STRING, dataplane, None, port, grace_period=2)
         self._door = door
         self.config.host = host
-        self.config.http = bounded(ConnectionLimits(connections))
+        self.config.http = bounded(limits)
         self.config.ws, self.config.lifespan = "none", "off"
         self.config.server_header = self.config.proxy_headers = False
-        self.config.timeout_graceful_shutdown = 2  # the requests have ended before it is closed
         self._server = _Server(self.config)
         for name in ("uvicorn.error", "uvicorn.access", "kserve", "kserve.trace"):
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,191 +1,38 @@
 """The real predictor process on free ports: every door, what it refuses, and how it ends."""
 
-import base64
 import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import requests
-import torch
 import tritonclient.grpc
 import tritonclient.http
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import (
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    RLELossless,
-    generate_uid,
-)
 
 from hounsfield.dicom.reading import read_image
 from hounsfield.errors import ServingError
-from hounsfield.imaging.contract import ImageContract, prepare
-from hounsfield.package.engine import Engine, calibrate
-from hounsfield.package.write import write_package
+from hounsfield.imaging.contract import prepare
 from hounsfield.serving.client import predict_bytes, predict_file
 from hounsfield.serving.wire import MAX_BODY_BYTES
-from hounsfield.training.network import build_network, save_network
-
-ROOT = Path(__file__).parents[2]
-CONTRACT = ImageContract(size_px=32)
-PATIENT = "DOE^JANE"
-NOT_DICOM = PATIENT.encode() * 20
-
-
-def radiograph(tmp_path, seed, side=48, compressed=False):
-    """The bytes of a small DX file; noise of `seed` over a slope."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = DigitalXRayImageStorageForPresentation, generate_uid()
-    dataset.PatientName = PATIENT
-    dataset.Rows = dataset.Columns = side
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-    dataset.PixelRepresentation, dataset.SamplesPerPixel = 0, 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    pixels = np.random.default_rng(seed).integers(0, 30000, (side, side)) + np.arange(side)[:, None] * seed
-    dataset.PixelData = pixels.astype("<u2").tobytes()
-    if compressed:
-        dataset.compress(RLELossless, generate_instance_uid=False)
-    path = tmp_path / "radiograph.dcm"
-    dataset.save_as(path, enforce_file_format=True)
-    return path.read_bytes()
-
-
-def make_package(root):
-    network = build_network("pixel-statistics", 7)
-    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(7))
-    save_network(network, root / "model", {"architecture": "pixel-statistics"})
-    for step, name, value in [
-        (
-            "evaluation",
-            "metrics.json",
-            {"operating_point": {"threshold": 0.5}, "temperature": 2.0, "review_band": [0.45, 0.55]},
-        ),
-        ("dataset", "profile.json", {}),
-        ("dataset", "dataset.json", {"sample": True}),
-    ]:
-        (root / step).mkdir(exist_ok=True)
-        (root / step / name).write_text(json.dumps(value))
-    (root / "tensors").mkdir()
-    CONTRACT.save(root / "tensors")
-    np.save(root / "tensors" / "shard-00000.npy", np.zeros((2, *CONTRACT.shape), dtype=np.float32))
-    index = pd.DataFrame({"split": ["validation"] * 2, "shard": 0, "row": range(2)})
-    index.to_parquet(root / "tensors" / "index.parquet")
-    return write_package(
-        root / "store",
-        model_dir=root / "model",
-        evaluation_dir=root / "evaluation",
-        drift_dir=None,
-        explain_dir=None,
-        dataset_dir=root / "dataset",
-        tensors_dir=root / "tensors",
-        lineage={},
-    )
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def command(package_dir, http_port, grpc_port):
-    return [
-        sys.executable,
-        "-m",
-        "serving.predictor",
-        "--model_name=opacity",
-        f"--model_dir={package_dir}",
-        "--model_version=3",
-        "--host=127.0.0.1",
-        f"--http_port={http_port}",
-        f"--grpc_port={grpc_port}",
-        "--threads=2",
-    ]
-
-
-def start(package, log_path):
-    http_port, grpc_port = free_ports(2)
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command(package.path, http_port, grpc_port), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-        )
-    url = f"http://127.0.0.1:{http_port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if requests.get(f"{url}/v2/models/opacity/ready", timeout=5).status_code == 200:
-                break
-        except requests.ConnectionError:
-            pass
-        assert process.poll() is None, log_path.read_text()
-        assert time.monotonic() < deadline, log_path.read_text()
-        time.sleep(0.05)
-    return SimpleNamespace(
-        process=process,
-        url=url,
-        http=f"127.0.0.1:{http_port}",
-        grpc=f"127.0.0.1:{grpc_port}",
-        infer=f"{url}/v2/models/opacity/infer",
-        log=log_path,
-    )
-
-
-def stop(server):
-    server.process.terminate()
-    try:
-        server.process.wait(30)
-    finally:
-        server.process.kill()
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    return make_package(tmp_path_factory.mktemp("package"))
-
-
-@pytest.fixture(scope="module")
-def server(package, tmp_path_factory):
-    running = start(package, tmp_path_factory.mktemp("server") / "log.txt")
-    yield running
-    stop(running)
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory):
-    return radiograph(tmp_path_factory.mktemp("scan"), seed=7)
-
-
-@pytest.fixture(scope="module")
-def expected(package, scan):
-    """The probability of `scan`, float32, by the code that training and evaluation use."""
-    logit, _ = Engine(package.onnx).run(prepare(read_image(scan), CONTRACT)[np.newaxis])
-    return calibrate(logit, 2.0)[0]
-
-
-def json_request(*files):
-    data = [base64.b64encode(file).decode() for file in files]
-    return {"inputs": [{"name": "dicom", "datatype": "BYTES", "shape": [len(files)], "data": data}]}
-
-
-def columns(response):
-    assert response.status_code == 200, response.text
-    return {output["name"]: output["data"] for output in response.json()["outputs"]}
+from tests.integration.predictor_process import (
+    CONTRACT,
+    NOT_DICOM,
+    PATIENT,
+    ROOT,
+    columns,
+    command,
+    free_ports,
+    json_request,
+    radiograph,
+    start,
+    stop,
+)
 
 
 def metric(server, name, **labels):
@@ -314,70 +161,6 @@ def test_a_raw_detector_image_fits_through_every_door(server, tmp_path):
     assert np.float32(predict_bytes(server.url, large)["probability"]) == by_grpc[0]
 
 
-BROKEN = {
-    "not JSON": (b"{" + NOT_DICOM, {}),
-    "raw DICOM": (NOT_DICOM, {"Content-Type": "application/octet-stream"}),
-    "no inputs": (b"{}", {}),
-    "null data": (b'{"inputs":[{"name":"dicom","datatype":"BYTES","shape":[1],"data":null}]}', {}),
-    "wrong name": (b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[1],"data":[""]}]}', {}),
-    "wrong datatype": (b'{"inputs":[{"name":"dicom","datatype":"FP32","shape":[1],"data":[""]}]}', {}),
-    "unknown datatype": (b'{"inputs":[{"name":"dicom","datatype":"BLOB","shape":[1],"data":[""]}]}', {}),
-    "negative shape": (b'{"inputs":[{"name":"dicom","datatype":"BYTES","shape":[-1],"data":[""]}]}', {}),
-    "wrong count": (b'{"inputs":[{"name":"dicom","datatype":"BYTES","shape":[2],"data":[""]}]}', {}),
-    "not base64": (
-        b'{"inputs":[{"name":"dicom","datatype":"BYTES","shape":[1],"data":["DOE^JANE"]}]}',
-        {"Content-Type": "application/json"},
-    ),
-    "unknown output": (
-        b'{"inputs":[{"name":"dicom","datatype":"BYTES","shape":[1],"data":[""]}],"outputs":[{"name":"x"}]}',
-        {},
-    ),
-    "cut binary": (
-        b'{"inputs":[{"name":"dicom","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":8}}]}'
-        b"\xff\xff\xff\x7fDOE^",
-        {"Inference-Header-Content-Length": "96"},
-    ),
-    "raw bytes behind the header": (
-        b'{"inputs":[{"name":"dicom","datatype":"BYTES","shape":[1]}]}' + NOT_DICOM,
-        {"Inference-Header-Content-Length": "9999"},
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_request_is_the_clients_and_the_next_one_succeeds(server, scan, case):
-    body, headers = BROKEN[case]
-    response = requests.post(server.infer, data=body, headers=headers, timeout=10)
-    assert response.status_code == 400
-    assert set(response.json()) == {"error"}
-    assert "DOE" not in response.text
-    assert requests.post(server.infer, json=json_request(scan), timeout=10).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("POST", "/v2/models/nothing/infer", 404),
-        ("GET", "/v2/models/nothing", 404),
-        ("POST", "/v2/models/opacity/versions/9/infer", 404),
-        ("POST", "/v2/repository/models/opacity/unload", 400),
-        ("POST", "/v1/models/opacity:predict", 400),
-        ("GET", "/v2/nothing", 404),
-        ("GET", "/v2/models/opacity/infer", 405),
-    ],
-)
-def test_what_is_not_there_is_said_in_the_protocols_error_field(server, method, path, status):
-    request = json_request(b"") | {"instances": []}
-    response = requests.request(method, server.url + path, json=request, timeout=10)
-    assert response.status_code == status
-    assert set(response.json()) == {"error"}
-
-
-def test_a_version_in_the_path_is_served_when_it_is_the_one_held(server, scan):
-    url = f"{server.url}/v2/models/opacity/versions/3/infer"
-    assert requests.post(url, json=json_request(scan), timeout=10).status_code == 200
-
-
 def test_an_oversize_body_is_413(server):
     def chunks():  # no Content-Length to go by
         for _ in range(MAX_BODY_BYTES // 2**20 + 1):
@@ -426,7 +209,7 @@ def test_no_log_line_a_request_and_none_holds_a_payload(server, scan):
     assert PATIENT not in server.log.read_text()
 
 
-def test_sigterm_lets_a_request_in_flight_finish(package, scan, tmp_path):
+def test_sigterm_turns_newcomers_away_and_lets_a_request_in_flight_finish(package, scan, tmp_path):
     server = start(package, tmp_path / "log.txt")
     try:
         body = json.dumps(json_request(scan)).encode()
@@ -436,21 +219,29 @@ def test_sigterm_lets_a_request_in_flight_finish(package, scan, tmp_path):
                 b"POST /v2/models/opacity/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:100]
             )
-            requests.get(f"{server.url}/v2/health/live", timeout=5)  # answered after the first half was read
+            assert requests.get(f"{server.url}/v2/health/ready", timeout=5).status_code == 200
             server.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + 20
-            while True:  # until the server has stopped listening
-                try:
-                    socket.create_connection((host, int(port)), timeout=5).close()
-                except OSError:
-                    break
+            while requests.get(f"{server.url}/v2/health/ready", timeout=5).status_code == 200:
                 assert time.monotonic() < deadline
-                time.sleep(0.05)
+            assert requests.get(f"{server.url}/v2/health/live", timeout=5).status_code == 200
+            assert requests.get(f"{server.url}/v2/models/opacity/ready", timeout=5).status_code == 503
+            turned_away = requests.post(server.infer, json=json_request(scan), timeout=5)
+            assert turned_away.status_code == 503
+            assert set(turned_away.json()) == {"error"}
+            assert int(turned_away.headers["Retry-After"]) >= 1
+            with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+                assert not client.is_server_ready()
+                tensor = tritonclient.grpc.InferInput("dicom", [1], "BYTES")
+                tensor.set_data_from_numpy(np.array([scan], dtype=object))
+                with pytest.raises(tritonclient.grpc.InferenceServerException) as error:
+                    client.infer("opacity", [tensor])
+                assert error.value.status() == "StatusCode.UNAVAILABLE"
             half_sent.sendall(body[100:])
             answer = b"".join(iter(lambda: half_sent.recv(65536), b""))
         assert b" 200 OK" in answer.split(b"\r\n", 1)[0]
         assert b'"refusal"' in answer
-        server.process.wait(20)
+        assert server.process.wait(20) == 0
     finally:
         server.process.kill()
         server.process.wait()
