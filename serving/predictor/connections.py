@@ -69,7 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # Not counted a header at a time: one endless header, or trailer, would never be counted.
         self._silent_bytes = 0 if self._progress else self._silent_bytes + len(data)
         if self._silent_bytes > self.limits.head_bytes:
-            self._refuse(431, f"the request's headers are larger than {self.limits.head_bytes} bytes")
+            self._refuse_head()
         elif self._in_head and self._deadline is None:
             self._arm(self.limits.head_timeout_s, self._head_is_late)
 
@@ -87,6 +87,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._progress = False, True
         self._disarm()
+        if (
+            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            > self.limits.head_bytes
+        ):
+            self._refuse_head()
+            raise ValueError  # stops the parser, which tells of it by `send_400_response`: too late for that
         super().on_headers_complete()
         if len(self.pipeline) > self.limits.pipelined:
             self.transport.abort()
@@ -119,6 +125,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(408, f"the headers did not end within {self.limits.head_timeout_s:g} s")
         else:
             self.transport.close()
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the request's headers are larger than {self.limits.head_bytes} bytes")
 
     def _refuse(self, status: int, message: str, retry_after_s: int | None = None) -> None:
         """Answer without the application, in the protocol's form, and close."""
