@@ -4,13 +4,22 @@ from prometheus_client import CollectorRegistry, generate_latest
 from hounsfield.serving.metrics import SHED, Metrics
 from tests.unit.serving.parts import LABELS
 
-NAMES = (
-    "hounsfield_requests_total hounsfield_request_latency_seconds_count hounsfield_score_count "
-    "hounsfield_review_total hounsfield_feedback_total hounsfield_queue_waiting hounsfield_inflight_requests "
-    "hounsfield_batch_size_count hounsfield_shed_total hounsfield_log_backlog "
-    "hounsfield_log_commit_seconds_count hounsfield_sink_backlog hounsfield_sink_errors_total "
-    "hounsfield_cache_hits_total"
-).split()
+NAMES = [
+    "hounsfield_requests_total",
+    "hounsfield_request_latency_seconds_count",
+    "hounsfield_score_count",
+    "hounsfield_review_total",
+    "hounsfield_feedback_total",
+    "hounsfield_queue_waiting",
+    "hounsfield_inflight_requests",
+    "hounsfield_batch_size_count",
+    "hounsfield_shed_total",
+    "hounsfield_log_backlog",
+    "hounsfield_log_commit_seconds_count",
+    "hounsfield_sink_backlog",
+    "hounsfield_sink_errors_total",
+    "hounsfield_cache_hits_total",
+]
 
 
 @pytest.fixture
