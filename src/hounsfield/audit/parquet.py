@@ -49,7 +49,7 @@ _KNOWN = {*_TEXT, *_FLAG, *_REAL, "time", "instance", "embedding", "subgroups"}
 
 @dataclass(frozen=True)
 class Export:
-    """What an export wrote. `missed` counts records that were purged before any export had them."""
+    """What an export wrote. `missed`: records before the log's oldest that were purged and no file has."""
 
     written: tuple[Path, ...]
     unchanged: int
@@ -169,7 +169,7 @@ def _table(pyarrow, schema, batch: list[tuple[dict[str, Any], Cursor]], segment:
     columns: dict[str, list[Any]] = {
         "sequence": [after.count - 1 for _, after in batch],
         "hash": [after.hash for _, after in batch],
-        "subgroups": [list((record.get("subgroups") or {}).items()) or None for record, _ in batch],
+        "subgroups": [_subgroups(record.get("subgroups"), segment, after) for record, after in batch],
         "other": [_other(record) for record, _ in batch],
     }
     for name in (*_TEXT, *_FLAG, *_REAL, "instance"):
@@ -210,6 +210,12 @@ def _embeddings(pyarrow, batch: list[tuple[dict[str, Any], Cursor]], segment: Pa
         pyarrow.array(flat),
         mask=pyarrow.array([record.get("embedding") is None for record, _ in batch]),
     )
+
+
+def _subgroups(value: Any, segment: Path, after: Cursor) -> list[tuple[str, str]] | None:
+    if value is not None and not isinstance(value, dict):
+        raise AuditError(f"{segment.name} record {after.count - 1}: its subgroups are not an object")
+    return None if value is None else list(value.items())
 
 
 def _time(text: Any, segment: Path, after: Cursor):

@@ -113,7 +113,6 @@ def lines(folder: Path, cursor: Cursor = BEGINNING) -> Iterator[tuple[bytes, Cur
         )
     while cursor.count < end:
         path = segment_path(folder, cursor.segment)
-        before = cursor
         try:
             with path.open("rb") as file:
                 file.seek(cursor.offset)
@@ -129,17 +128,19 @@ def lines(folder: Path, cursor: Cursor = BEGINNING) -> Iterator[tuple[bytes, Cur
         if segment_path(folder, cursor.count).exists() and cursor.count != cursor.segment:
             cursor = replace(cursor, segment=cursor.count, offset=0)
         else:
-            cursor = before if path.exists() else _first_left(folder, cursor)
-        if cursor == before:
-            raise ChainError(f"{folder}: record {cursor.count} is missing; {end} records were written")
+            left = None if path.exists() else _first_left(folder, cursor)
+            if left is None:
+                raise ChainError(f"{folder}: record {cursor.count} is missing; {end} records were written")
+            cursor = left
 
 
-def _first_left(folder: Path, cursor: Cursor) -> Cursor:
+def _first_left(folder: Path, cursor: Cursor) -> Cursor | None:
+    """The beginning of the oldest segment after the cursor's, which was purged."""
     for segment in segment_paths(folder):
         if first_sequence(segment) > cursor.segment:
             with contextlib.suppress(FileNotFoundError):  # a purge goes on while we look
                 return start_of(segment)
-    return cursor
+    return None
 
 
 def start_of(segment: Path) -> Cursor:

@@ -103,6 +103,7 @@ class Writer:
         self._started_s = 0.0
         with self._disk_errors(), contextlib.ExitStack() as undo:
             folder.mkdir(parents=True, exist_ok=True)
+            read_head(folder)  # raises where there are segments and no HEAD: no other is made in its place
             self._head_file = os.open(folder / "HEAD", os.O_RDWR | os.O_CREAT, _MODE)
             undo.callback(os.close, self._head_file)
             undo.callback(lambda: self._segment is not None and self._file.close())
