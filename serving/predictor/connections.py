@@ -31,6 +31,8 @@ class ConnectionLimits:
     linger_s: float = 5.0
     """How long the rest of a body is read and dropped when the answer did not wait for it: a client that is
     still sending reads no answer from a connection that is closed under it."""
+    write_timeout_s: float = 30.0
+    """How long an answer may lie unread before its connection is cut."""
 
 
 def raise_file_limit() -> int:
@@ -87,10 +89,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._progress = False, True
         self._disarm()
-        if (
-            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            > self.limits.head_bytes
-        ):
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.limits.head_bytes:
             self._refuse_head()
             raise ValueError  # stops the parser, which tells of it by `send_400_response`: too late for that
         super().on_headers_complete()
@@ -110,6 +110,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         unread = self.cycle.more_body
         super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(self.limits.write_timeout_s, self._cut_if_unread)
         if unread and not self.transport.is_closing():
             self._arm(self.limits.linger_s, self.transport.close)
 
@@ -118,6 +120,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """An upgrade is not taken, and that is nothing to write into the log."""
+
+    def _cut_if_unread(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def _head_is_late(self) -> None:
         self._deadline = None

@@ -111,12 +111,16 @@ def command(package_dir, http_port, grpc_port, *flags):
     ]
 
 
-def start(package, log_path, *flags):
-    """Start it and wait until it is ready; what it prints goes to `log_path`."""
+def start(package, log_path, *flags, file_limit=None):
+    """Start it and wait until it is ready; what it prints goes to `log_path`.
+
+    `file_limit` is the most files that it may have open.
+    """
+    limited = [] if file_limit is None else ["prlimit", f"--nofile={file_limit}:{file_limit}"]
     http_port, grpc_port = free_ports(2)
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command(package.path, http_port, grpc_port, *flags),
+            [*limited, *command(package.path, http_port, grpc_port, *flags)],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
