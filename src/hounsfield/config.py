@@ -101,6 +101,16 @@ class Home:
         return self.root / "keys"
 
     @property
+    def access(self) -> Path:
+        """API keys and the issuer of tokens, for the laptop's gateway."""
+        return self.root / "access"
+
+    @property
+    def tls(self) -> Path:
+        """The gateway's certificate: `tls.crt` and `tls.key`, a person's own or made at first need."""
+        return self.root / "tls"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -8,7 +8,7 @@ import pytest
 
 from hounsfield.errors import PlatformError
 from hounsfield.laptop.programs import find_program
-from hounsfield.laptop.render import render
+from hounsfield.laptop.render import OVERLAY, render, set_secure
 
 try:
     find_program("kubectl")
@@ -16,19 +16,25 @@ except PlatformError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-OVERLAYS = ("laptop", "staging", "production")
+OVERLAYS = ("laptop", "secure laptop", "staging", "production")
+"""The secure laptop is the laptop after `hounsfield up --secure`."""
+
 CUSTOM_KINDS = (
     "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime",
     "VirtualService",
 )  # fmt: skip
 
-BESIDE_THE_GATEWAY = ("EnvoyFilter",)
+ACCESS_KINDS = ("AuthorizationPolicy", "RequestAuthentication")
+BESIDE_THE_GATEWAY = ("EnvoyFilter", *ACCESS_KINDS)
 """They act on the ingress gateway's pods, and only from the namespace of those."""
 
 
 @pytest.fixture(scope="module")
-def rendered():
-    return {overlay: render(MANIFESTS / "overlays" / overlay) for overlay in OVERLAYS}
+def rendered(tmp_path_factory):
+    tree = Path(shutil.copytree(MANIFESTS, tmp_path_factory.mktemp("secure") / "tree"))
+    set_secure(tree)
+    plain = {name: render(MANIFESTS / "overlays" / name) for name in OVERLAYS if name != "secure laptop"}
+    return plain | {"secure laptop": render(tree / OVERLAY)}
 
 
 def get(objects, kind, name=None):
@@ -38,13 +44,14 @@ def get(objects, kind, name=None):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_valid_by_its_crd(rendered, overlay, violations):
     custom = [item for item in rendered[overlay] if item["kind"] != "Namespace"]
-    assert {item["kind"] for item in custom} == set(CUSTOM_KINDS)
+    asked = set(ACCESS_KINDS) if overlay in ("secure laptop", "production") else set()
+    assert {item["kind"] for item in custom} == set(CUSTOM_KINDS) | asked
     assert [found for item in custom for found in violations(item)] == []
 
 
-@pytest.mark.parametrize("kind", CUSTOM_KINDS)
+@pytest.mark.parametrize("kind", [*CUSTOM_KINDS, *ACCESS_KINDS])
 def test_a_planted_typo_is_found_in_each_kind(rendered, kind, violations):
-    item = get(rendered["laptop"], kind)
+    item = get(rendered["secure laptop"], kind)
     (found,) = violations({**item, "spec": {**item["spec"], "tpyo": 1}})
     assert "'tpyo' was unexpected" in found
 
@@ -64,7 +71,7 @@ def test_a_weight_in_quotes_is_found(rendered, violations):
     assert "weight" in found
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", ["laptop", "staging", "production"])
 def test_one_edit_of_rollout_yaml_reaches_every_place(overlay, tmp_path):
     tree = Path(shutil.copytree(MANIFESTS, tmp_path / "tree"))
     file = tree / "overlays" / overlay / "rollout.yaml"
@@ -154,9 +161,28 @@ def test_every_container_is_restricted_and_sized(rendered, overlay):
         )
 
 
-def test_production_takes_tls_only_and_two_pods_of_the_champion(rendered):
-    (server,) = get(rendered["production"], "Gateway")["spec"]["servers"]
+@pytest.mark.parametrize("overlay", ["secure laptop", "production"])
+def test_tls_only_and_nobody_unknown(rendered, overlay):
+    (server,) = get(rendered[overlay], "Gateway")["spec"]["servers"]
     assert (server["port"]["protocol"], server["tls"]["mode"]) == ("HTTPS", "SIMPLE")
+    assert server["tls"]["minProtocolVersion"] == "TLSV1_2"
+    policy = get(rendered[overlay], "AuthorizationPolicy")["spec"]
+    assert policy["action"] == "DENY"
+    assert policy["rules"][0]["when"] == [{"key": "request.headers[x-hounsfield-caller]", "notValues": ["*"]}]
+    (rule,) = get(rendered[overlay], "RequestAuthentication")["spec"]["jwtRules"]
+    assert rule["outputClaimToHeaders"] == [{"header": "x-hounsfield-caller", "claim": "sub"}]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_secret_is_in_a_manifest(rendered, overlay):
+    assert "Secret" not in {item["kind"] for item in rendered[overlay]}
+    assert "hfk_" not in str(rendered[overlay])
+    assert "PRIVATE KEY" not in str(rendered[overlay])
+
+
+def test_production_has_443_and_two_pods_of_the_champion(rendered):
+    (server,) = get(rendered["production"], "Gateway")["spec"]["servers"]
+    assert server["port"]["number"] == 443
     assert (
         get(rendered["production"], "InferenceService", "opacity-stable")["spec"]["predictor"]["minReplicas"]
         == 2
@@ -169,7 +195,12 @@ def test_production_takes_tls_only_and_two_pods_of_the_champion(rendered):
         }
         for overlay in OVERLAYS
     }
-    assert namespaces == {"laptop": {None}, "staging": {"hounsfield-staging"}, "production": {"hounsfield"}}
+    assert namespaces == {
+        "laptop": {None},
+        "secure laptop": {None},
+        "staging": {"hounsfield-staging"},
+        "production": {"hounsfield"},
+    }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

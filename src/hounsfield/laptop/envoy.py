@@ -7,8 +7,10 @@ port repeats once it is in force; that is how `wait_for_routes` knows.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +19,18 @@ from typing import Any
 import requests
 
 from hounsfield.errors import PlatformError
+from hounsfield.laptop.listener import ROUTES
 from hounsfield.laptop.plan import Plan
 from hounsfield.laptop.ports import HOST, Ports
 from hounsfield.laptop.processes import Process
 from hounsfield.laptop.programs import find_program
+from hounsfield.laptop.tls import Certificate
 
-ROUTES = "hounsfield"
+MAX_CONNECTIONS = 12_000
+"""Of all clients together; fewer where the limit of open files is lower."""
+
+_FILES_FOR_THE_REST = 500  # connections to the servers, logs, Envoy's own
 _API = "type.googleapis.com/envoy"
-_BUFFER_BYTES = 1 << 20  # flow control, not a limit: a body of any size streams through
 
 
 def process(folder: Path, ports: Ports) -> Process:
@@ -40,16 +46,23 @@ def process(folder: Path, ports: Ports) -> Process:
     )
 
 
-def write_files(folder: Path, plan: Plan) -> str:
+def write_files(folder: Path, plan: Plan, certificate: Certificate | None = None) -> str:
     """Write all of Envoy's files for `plan`; the version of its routes.
 
-    Files that say the same are left alone. Clusters go before the routes that name them.
+    Files that say the same are left alone. Clusters go before the routes that name them. A plan with TLS
+    needs a `certificate`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "bootstrap.json", json.dumps(_bootstrap(folder, plan.ports), indent=2, sort_keys=True))
     _write(folder / "cds.json", "config.cluster.v3.Cluster", plan.clusters)
     version = write_routes(folder, plan)
-    _write(folder / "lds.json", "config.listener.v3.Listener", [_listener(folder, plan.ports.gateway)])
+    if plan.door.secret:
+        if certificate is None:
+            raise PlatformError(f"the Gateway asks for TLS ({plan.door.secret}), and there is no certificate")
+        _write(
+            folder / "sds.json", "extensions.transport_sockets.tls.v3.Secret", [_secret(plan, certificate)]
+        )
+    _write(folder / "lds.json", "config.listener.v3.Listener", [_listener(folder, plan)])
     return version
 
 
@@ -94,7 +107,8 @@ def _replace(path: Path, text: str) -> None:
 def _bootstrap(folder: Path, ports: Ports) -> dict[str, Any]:
     return {
         "node": {"id": "laptop", "cluster": "hounsfield"},
-        "admin": {"address": _address(ports.envoy_admin)},
+        "admin": {"address": _address(ports.envoy_admin), "ignore_global_conn_limit": True},
+        "overload_manager": _overload(),
         "dynamic_resources": {
             "lds_config": _file_source(folder / "lds.json"),
             "cds_config": _file_source(folder / "cds.json"),
@@ -102,31 +116,46 @@ def _bootstrap(folder: Path, ports: Ports) -> dict[str, Any]:
     }
 
 
-def _listener(folder: Path, port: int) -> dict[str, Any]:
-    """One port for HTTP/1.1 and for HTTP/2 without TLS, which is what a gRPC client speaks."""
-    manager = {
-        "@type": f"{_API}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "gateway",
-        "codec_type": "AUTO",
-        "rds": {"route_config_name": ROUTES, "config_source": _file_source(folder / "rds.json")},
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{_API}.extensions.filters.http.router.v3.Router"},
-            }
-        ],
-        # No access log: the inference log is ours, and a URL may come to name a patient.
-        "access_log": [],
-        "normalize_path": True,
-        "merge_slashes": True,
-    }
+def _overload() -> dict[str, Any]:
+    """A bound of open connections, so that the gateway answers on those it has and does not run out of files.
+
+    Istio's bootstrap has the same monitor, set by ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS.
+    """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = min(MAX_CONNECTIONS, allowed - _FILES_FOR_THE_REST)
+    monitor = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3"
     return {
-        "name": "gateway",
-        "address": _address(port),
-        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
+        "resource_monitors": [
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": f"{monitor}.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": max(connections, 100),
+                },
+            }
+        ]
+    }
+
+
+def _listener(folder: Path, plan: Plan) -> dict[str, Any]:
+    """The plan's Listener, with the files that its routes and its certificate come from."""
+    listener = copy.deepcopy(dict(plan.listener))
+    (chain,) = listener["filter_chains"]
+    chain["filters"][0]["typed_config"]["rds"]["config_source"] = _file_source(folder / "rds.json")
+    if plan.door.secret:
+        context = chain["transport_socket"]["typed_config"]["common_tls_context"]
+        context["tls_certificate_sds_secret_configs"][0]["sds_config"] = _file_source(folder / "sds.json")
+    return listener
+
+
+def _secret(plan: Plan, certificate: Certificate) -> dict[str, Any]:
+    """Envoy reads both files again when they are replaced by rename."""
+    return {
+        "name": plan.door.secret,
+        "tls_certificate": {
+            "certificate_chain": {"filename": str(certificate.chain)},
+            "private_key": {"filename": str(certificate.key)},
+        },
     }
 
 

@@ -37,10 +37,17 @@ class Patch:
     """The EnvoyFilter, for messages."""
 
 
-def read_patches(filters: Iterable[Mapping[str, Any]]) -> tuple[Patch, ...]:
-    """The patches of the EnvoyFilters, in order. PlatformError names what the laptop does not know."""
+def read_patches(
+    filters: Iterable[Mapping[str, Any]], folders: Mapping[str, str] | None = None
+) -> tuple[Patch, ...]:
+    """The patches of the EnvoyFilters, in order. PlatformError names what the laptop does not know.
+
+    `folders` are the gateway pods' folders and this machine's in their place.
+    """
     return tuple(
-        _read(patch, f"{name_of(item)}.spec.configPatches[{number}]", name_of(item))
+        _read(
+            _localised(patch, folders or {}), f"{name_of(item)}.spec.configPatches[{number}]", name_of(item)
+        )
         for item in filters
         for number, patch in enumerate(
             only(item["spec"], f"{name_of(item)}.spec", {"configPatches"}, {"workloadSelector"})[
@@ -101,6 +108,17 @@ def merge(into: dict[str, Any], value: Mapping[str, Any]) -> None:
             into[key] = [*into[key], *copy.deepcopy(item)]
         else:
             into[key] = copy.deepcopy(item)
+
+
+def _localised(value: Any, folders: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _localised(item, folders) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_localised(item, folders) for item in value]
+    for folder, here in folders.items():
+        if isinstance(value, str) and value.startswith(folder + "/"):
+            return here + value.removeprefix(folder)
+    return value
 
 
 def _read(patch: Mapping[str, Any], where: str, origin: str) -> Patch:

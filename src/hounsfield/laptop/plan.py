@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from hounsfield.errors import PlatformError, RolloutError
-from hounsfield.laptop import routes
+from hounsfield.laptop import access, routes
+from hounsfield.laptop.listener import Door, make_listener, read_door
 from hounsfield.laptop.patches import patch_routes, read_patches
 from hounsfield.laptop.ports import Ports
-from hounsfield.laptop.processes import Machine, Process, Service, explainer, gate, predictor
-from hounsfield.laptop.strict import name_of, one, only, refuse
+from hounsfield.laptop.processes import ACCESS_FOLDER, Machine, Process, Service, explainer, gate, predictor
+from hounsfield.laptop.strict import name_of, one
 
-__all__ = ["Machine", "Plan", "Ports", "Process", "gateway_port", "make_plan"]
+__all__ = ["Door", "Machine", "Plan", "Ports", "Process", "make_plan", "read_door"]
 
 _HONOURED = frozenset(
     {
-        "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime",
-        "VirtualService",
+        "AuthorizationPolicy", "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService",
+        "RequestAuthentication", "SeldonDeployment", "ServingRuntime", "VirtualService",
     }
 )  # fmt: skip
 
@@ -28,7 +29,12 @@ class Plan:
     """All that the objects ask of the laptop."""
 
     ports: Ports
+    door: Door
     processes: tuple[Process, ...]
+    asks_who: bool
+    """Whether callers are asked for a token or a key, so that Envoy needs the files of `callers`."""
+    listener: Mapping[str, Any]
+    """Envoy Listener, as JSON, without the files that its routes and its certificate come from."""
     clusters: tuple[dict[str, Any], ...]
     """Envoy Clusters, as JSON."""
     virtual_hosts: tuple[dict[str, Any], ...]
@@ -37,16 +43,6 @@ class Plan:
     """Percent of requests: `stable`, `canary`."""
     revisions: Mapping[str, str]
     """Model version by role; a role that serves nothing is absent."""
-
-
-def gateway_port(objects: Sequence[Mapping[str, Any]]) -> int:
-    """Port of the Gateway's one HTTP server. PlatformError for TLS, several servers or several Gateways."""
-    gateway = one([item for item in objects if item["kind"] == "Gateway"], "Gateway")
-    server = one(gateway["spec"]["servers"], f"{name_of(gateway)}.spec.servers")
-    only(server, f"{name_of(gateway)}.spec.servers[0]", {"port", "hosts"}, {"name"})
-    if server["port"]["protocol"] not in ("HTTP", "HTTP2", "GRPC"):
-        raise refuse(f"{name_of(gateway)} protocol", server["port"]["protocol"])
-    return int(server["port"]["number"])
 
 
 def make_plan(objects: Sequence[Mapping[str, Any]], machine: Machine) -> Plan:
@@ -62,9 +58,10 @@ def make_plan(objects: Sequence[Mapping[str, Any]], machine: Machine) -> Plan:
                 "leave it out of the laptop overlay"
             )
     kinds = {kind: [item for item in objects if item["kind"] == kind] for kind in _HONOURED}
-    if gateway_port(objects) != machine.ports.gateway:
+    door = read_door(objects)
+    if door.port != machine.ports.gateway:
         raise PlatformError(
-            f"the Gateway's port is {gateway_port(objects)} but the stack runs on {machine.ports.gateway}; "
+            f"the Gateway's port is {door.port} but the stack runs on {machine.ports.gateway}; "
             "run `make down`, then `make up`"
         )
     runtimes = {item["metadata"]["name"]: item for item in kinds["ServingRuntime"]}
@@ -78,11 +75,15 @@ def make_plan(objects: Sequence[Mapping[str, Any]], machine: Machine) -> Plan:
         raise RolloutError(f"two InferenceServices have the same revision label: {', '.join(sorted(roles))}")
     gateway = kinds["Gateway"][0]["metadata"]["name"]
     virtual_service = one(kinds["VirtualService"], "VirtualService")
-    patches = read_patches(kinds["EnvoyFilter"])
+    patches = read_patches(kinds["EnvoyFilter"], {ACCESS_FOLDER: str(machine.access)})
+    filters = _access_filters(kinds, machine)
     hashes = routes.hash_headers(kinds["DestinationRule"])
     host = routes.virtual_host(virtual_service, services, gateway, hashes)
     return Plan(
         ports=machine.ports,
+        door=door,
+        asks_who=bool(filters),
+        listener=make_listener(door, filters, patches),
         processes=(
             *(process for process, _ in [*predictors, *explainers] if process),
             *(gate(item, machine) for item in kinds["SeldonDeployment"]),
@@ -96,3 +97,14 @@ def make_plan(objects: Sequence[Mapping[str, Any]], machine: Machine) -> Plan:
             if process
         },
     )
+
+
+def _access_filters(
+    kinds: Mapping[str, Sequence[Mapping[str, Any]]], machine: Machine
+) -> list[dict[str, Any]]:
+    """Who may ask: the filters of RequestAuthentication and AuthorizationPolicy, in Istio's order."""
+    filters = access.rbac_filters(kinds["AuthorizationPolicy"])
+    if kinds["RequestAuthentication"]:
+        rules = one(kinds["RequestAuthentication"], "RequestAuthentication")
+        filters.insert(0, access.jwt_filter(rules, machine.access / "jwks.json"))
+    return filters

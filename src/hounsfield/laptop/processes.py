@@ -17,6 +17,9 @@ ROLE = "hounsfield.dev/revision"
 MODEL_FOLDER = "/mnt/models"
 """Where KServe's storage initializer puts a model."""
 
+ACCESS_FOLDER = "/etc/hounsfield/access"
+"""Where the ingress gateway's pods find API keys."""
+
 GATE_COMPONENT = "serving.gate.Gate.Gate"
 
 NOTHING = "none"
@@ -59,6 +62,13 @@ class Machine:
     repo: Path
     python: str
     guard_python: str
+    home: Path = Path(".hounsfield")
+    """Where keys, certificates and logs are."""
+
+    @property
+    def access(self) -> Path:
+        """What the ingress gateway's pods have mounted at `ACCESS_FOLDER`."""
+        return self.home / "access"
 
 
 def predictor(

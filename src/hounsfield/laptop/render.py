@@ -17,6 +17,9 @@ KubeObject = Mapping[str, Any]
 PORT_FILE = Path("overlays/laptop/port.yaml")
 OVERLAY = Path("overlays/laptop")
 
+SECURE = ("../../base/access", "../../base/api-keys")
+"""The components that turn on TLS and the checks of who asks."""
+
 
 def render(overlay: Path) -> list[KubeObject]:
     """The objects that `kubectl apply -k OVERLAY` would send; RolloutError when it does not render."""
@@ -39,6 +42,26 @@ def set_gateway_port(tree: Path, port: int) -> bool:
     if document["port"] == port:
         return False
     document["port"] = port
+    with path.open("w") as stream:
+        yaml.dump(document, stream)
+    return True
+
+
+def set_secure(tree: Path) -> bool:
+    """Add the components `SECURE` to the tree's laptop overlay; False when it has them already."""
+    yaml, path = YAML(), tree / OVERLAY / "kustomization.yaml"
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(path)
+    missing = [component for component in SECURE if component not in document["components"]]
+    if not missing:
+        return False
+    for component in missing:
+        if not (path.parent / component).is_dir():
+            raise RolloutError(
+                f"{tree} has no {component.removeprefix('../../')}: an older version made it; move it away"
+            )
+    document["components"].extend(missing)
     with path.open("w") as stream:
         yaml.dump(document, stream)
     return True

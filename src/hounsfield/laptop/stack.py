@@ -17,11 +17,12 @@ import requests
 
 from hounsfield.config import Home
 from hounsfield.errors import PlatformError, RolloutError
-from hounsfield.laptop import envoy
-from hounsfield.laptop.plan import Machine, Plan, Ports, Process, gateway_port, make_plan
+from hounsfield.laptop import callers, envoy
+from hounsfield.laptop.plan import Machine, Plan, Ports, Process, make_plan, read_door
 from hounsfield.laptop.ports import HOST
-from hounsfield.laptop.render import OVERLAY, render, set_gateway_port
+from hounsfield.laptop.render import OVERLAY, render, set_gateway_port, set_secure
 from hounsfield.laptop.supervisor import State, Supervisor
+from hounsfield.laptop.tls import Certificate, ensure_certificate
 from hounsfield.progress import Reporter
 from hounsfield.rollout import manifest
 
@@ -60,21 +61,24 @@ def up(
     repo: Path = REPO,
     guard_python: Path | None = None,
     with_mlflow: bool = True,
+    secure: bool = False,
 ) -> Status:
     """Start the stack on `port` (the tree's, 8080 at first, when None) and wait until all of it answers.
 
-    Seeds the tree when there is none. On a stack that runs already this is `apply`. A port that another
-    program holds is a PlatformError before anything is started; after a failure, Ctrl-C included, nothing
-    is left running.
+    Seeds the tree when there is none; `secure` adds TLS, tokens, API keys and the rate limit to it, where
+    they stay. On a stack that runs already this is `apply`. A port that another program holds is a
+    PlatformError before anything is started; after a failure, Ctrl-C included, nothing is left running.
     """
     supervisor = Supervisor(home.run)
     if supervisor.is_running():
         check_ports(home, port)
+        _secure(home, secure)
         return apply(home)
     guard = _guard_python(repo, guard_python)
     _seed(home, repo, port)
+    _secure(home, secure)
     objects = render(home.tree / OVERLAY)
-    machine = Machine(Ports(gateway_port(objects)), repo, sys.executable, str(guard))
+    machine = Machine(Ports(read_door(objects).port), repo, sys.executable, str(guard), home.root)
     plan = make_plan(objects, machine)
     _check(plan)
     _check_ports_free(machine.ports)
@@ -82,7 +86,7 @@ def up(
     with _locked(home.run):
         try:
             processes = _all_processes(home, plan, machine, with_mlflow)
-            version = envoy.write_files(home.run / "envoy", plan)
+            version = envoy.write_files(home.run / "envoy", plan, _credentials(home, plan))
             supervisor.write(processes, machine.repo)
             _write_state(home, plan, machine, with_mlflow)
             supervisor.start()
@@ -102,7 +106,7 @@ def check_ports(home: Home, port: int | None = None) -> None:
             raise PlatformError(f"the stack runs on port {current}; run `make down` before it can use {port}")
         return
     if port is None and (home.tree / OVERLAY).is_dir():
-        port = gateway_port(render(home.tree / OVERLAY))
+        port = read_door(render(home.tree / OVERLAY)).port
     _check_ports_free(Ports() if port is None else Ports(port))
 
 
@@ -118,7 +122,9 @@ def apply(home: Home) -> Status:
         raise PlatformError("the stack is not running; start it with `make up`")
     with _locked(home.run):
         state = _read_state(home)
-        machine = Machine(Ports(state["port"]), Path(state["repo"]), state["python"], state["guard_python"])
+        machine = Machine(
+            Ports(state["port"]), Path(state["repo"]), state["python"], state["guard_python"], home.root
+        )
         plan = make_plan(render(home.tree / OVERLAY), machine)
         _check(plan)
         processes = _all_processes(home, plan, machine, state["with_mlflow"])
@@ -130,7 +136,7 @@ def apply(home: Home) -> Status:
             supervisor.add(name)
         supervisor.start_stopped()
         _wait_ready(supervisor, processes)
-        version = envoy.write_files(home.run / "envoy", plan)
+        version = envoy.write_files(home.run / "envoy", plan, _credentials(home, plan))
         envoy.wait_for_routes(machine.ports, version)
         for name in removed:
             supervisor.remove(name)
@@ -151,7 +157,7 @@ def status(home: Home) -> Status:
     ports = Ports(state["port"])
     return Status(
         running=True,
-        endpoint=f"http://{HOST}:{ports.gateway}",
+        endpoint=f"{state.get('scheme', 'http')}://{HOST}:{ports.gateway}",
         mlflow=f"http://{HOST}:{ports.mlflow}" if state["with_mlflow"] else "",
         weights=state["weights"],
         revisions=state["revisions"],
@@ -173,6 +179,18 @@ def _seed(home: Home, repo: Path, port: int | None) -> None:
         Ports(port)  # refuses a number that is no port before it is written
     if port is not None and set_gateway_port(home.tree, port):
         manifest.commit(home.tree, f"Serve on port {port}", {})
+
+
+def _secure(home: Home, secure: bool) -> None:
+    if secure and set_secure(home.tree):
+        manifest.commit(home.tree, "Ask for TLS, and for a token or an API key of every caller", {})
+
+
+def _credentials(home: Home, plan: Plan) -> Certificate | None:
+    """What Envoy must find on this machine before it reads files that name it."""
+    if plan.asks_who:
+        callers.ensure_files(home.access)
+    return ensure_certificate(home.tls) if plan.door.secret else None
 
 
 def _all_processes(home: Home, plan: Plan, machine: Machine, with_mlflow: bool) -> list[Process]:
@@ -263,6 +281,7 @@ def _state_file(home: Home) -> Path:
 def _write_state(home: Home, plan: Plan, machine: Machine, with_mlflow: bool) -> None:
     state = {
         "port": plan.ports.gateway,
+        "scheme": plan.door.scheme,
         "repo": str(machine.repo),
         "python": machine.python,
         "guard_python": machine.guard_python,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hounsfield.errors import PlatformError, RolloutError
-from hounsfield.laptop.plan import Machine, Plan, Ports, gateway_port, make_plan
+from hounsfield.laptop.plan import Door, Machine, Plan, Ports, make_plan, read_door
 from hounsfield.laptop.ports import ROLES
 from hounsfield.laptop.render import OVERLAY, render
 
@@ -261,7 +261,9 @@ STUDY = ("EnvoyFilter", "hounsfield-study", ("spec", "configPatches", 0))
         (change(*STABLE, ("metadata", "labels", "hounsfield.dev/revision"), "blue"), RolloutError, "is 'blue'"),
         (change("ServingRuntime", None, ("spec", "containers", 0, "command"), ["sh"]), PlatformError, "command is 'sh'"),
         (change("Gateway", None, ("spec", "servers", 0, "port", "protocol"), "HTTPS"), PlatformError, "protocol is 'HTTPS'"),
-        (change("Gateway", None, ("spec", "servers", 0, "tls"), {}), PlatformError, "tls"),
+        (change("Gateway", None, ("spec", "servers", 0, "tls"), {}), PlatformError, "protocol is 'HTTP'"),
+        (change("EnvoyFilter", "hounsfield-edge", ("spec", "configPatches", 0, "match", "listener", "portNumber"), 80), PlatformError, "listener.portNumber"),
+        (change("EnvoyFilter", "hounsfield-edge", ("spec", "configPatches", 2, "match", "listener", "filterChain", "filter", "name"), "tcp"), PlatformError, "filter.name is 'tcp'"),
         (change("Gateway", None, ("spec", "servers", 0, "port", "number"), 9090), PlatformError, "port is 9090 but the stack runs on 8080"),
         (change(*HTTP[:2], (*HTTP[2], "fault"), {}), PlatformError, "rest-by-weight.fault"),
         (change(*HTTP[:2], (*HTTP[2], "match", 0, "withoutHeaders"), {}), PlatformError, "withoutHeaders"),
@@ -302,7 +304,7 @@ def test_an_object_of_another_kind_is_refused(objects):
 
 
 def test_the_gateways_port_is_the_overlays(rendered):
-    assert gateway_port(rendered) == 8080
+    assert read_door(rendered) == Door(8080)
     assert list(Ports(8080).all()) == list(range(8080, 8093))
 
 
