@@ -8,10 +8,16 @@ import functools
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from hounsfield.errors import ConfigError, HounsfieldError
 from hounsfield.serving.logs import configure
 from serving.predictor.flags import parse
+
+if TYPE_CHECKING:
+    from hounsfield.serving.inference_log import InferenceLog
+    from hounsfield.serving.metrics import Metrics
+    from hounsfield.serving.tracing import OtlpTracing
 
 
 def main(argv: list[str]) -> int:
@@ -35,11 +41,9 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
     from hounsfield.serving.computing import Computer
     from hounsfield.serving.decoding import decode, decoder
     from hounsfield.serving.feedback import Feedback
-    from hounsfield.serving.inference_log import InferenceLog
     from hounsfield.serving.metrics import Metrics
     from hounsfield.serving.scheduler import Scheduler
     from hounsfield.serving.service import Service
-    from hounsfield.serving.tracing import OtlpTracing
 
     package = load_package(arguments.model_dir, arguments.verify_key)
     with contextlib.ExitStack() as stack:
@@ -56,20 +60,8 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
             # The first run allocates; and a model that cannot run at all must not become ready.
             engine.run(np.zeros((1, *package.contract.shape), dtype=np.float32))
         metrics = Metrics(arguments.model_name, arguments.model_version)
-        log = None
-        if arguments.log_dir is not None:
-            log = stack.enter_context(
-                InferenceLog(
-                    arguments.log_dir,
-                    sync=arguments.log_sync == "fsync",
-                    retention_days=arguments.retention_days,
-                )
-            )
-            metrics.watch("log_backlog", log.depth)
-        tracing = None
-        if arguments.otlp_endpoint:
-            names = {"model.name": arguments.model_name, "model.version": arguments.model_version}
-            tracing = stack.enter_context(OtlpTracing(arguments.otlp_endpoint, names))
+        log = _open_log(arguments, metrics, stack)
+        tracing = _open_tracing(arguments, stack)
         computer = Computer(
             package,
             engine,
@@ -103,9 +95,45 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
             arguments.grpc_port,
             arguments.model_version,
             max_inflight_bytes=arguments.max_inflight_bytes,
+            head_timeout_s=arguments.head_timeout_s,
+            read_timeout_s=arguments.read_timeout_s,
             grace_s=arguments.shutdown_grace_s,
             on_shed=metrics.count_shed,
         ).start([model])
+
+
+def _open_log(
+    arguments: argparse.Namespace, metrics: Metrics, stack: contextlib.ExitStack
+) -> InferenceLog | None:
+    """The inference log, and behind it the sink; both are closed with `stack`."""
+    if arguments.log_dir is None:
+        return None
+    from hounsfield.audit.sink import Sink
+    from hounsfield.serving.inference_log import InferenceLog
+
+    after_log = stack.enter_context(contextlib.ExitStack())  # the sink sends what the log wrote last
+    log = stack.enter_context(
+        InferenceLog(
+            arguments.log_dir, sync=arguments.log_sync == "fsync", retention_days=arguments.retention_days
+        )
+    )
+    metrics.watch("log_backlog", log.depth)
+    if arguments.sink_url:
+        source = f"/models/{arguments.model_name}/versions/{arguments.model_version}"
+        sink = Sink(arguments.log_dir, arguments.sink_url, source=source)
+        after_log.callback(sink.close)
+        metrics.watch("sink_backlog", sink.backlog)
+        metrics.watch_sink_errors(lambda: sink.errors)
+    return log
+
+
+def _open_tracing(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> OtlpTracing | None:
+    if not arguments.otlp_endpoint:
+        return None
+    from hounsfield.serving.tracing import OtlpTracing
+
+    names = {"model.name": arguments.model_name, "model.version": arguments.model_version}
+    return stack.enter_context(OtlpTracing(arguments.otlp_endpoint, names))
 
 
 def _refuse_unknown(others: list[str]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 
 from hounsfield.package.engine import EngineError
+from hounsfield.serving.logs import log_failure
 from hounsfield.serving.wire import RequestError
-
-log = logging.getLogger("hounsfield.predictor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +21,21 @@ class Failure:
     retry_after_s: int | None = None
 
 
+def report(error: Exception, request_id: str, door: str) -> Failure:
+    """The failure to answer with, written to the log as the one line of the request.
+
+    A request that was read as far as its caller has the id and the door of that one.
+    """
+    failure = describe(error)
+    caller = getattr(error, "caller", None)
+    if caller is not None:
+        request_id, door = caller.request_id, caller.door
+    log_failure(request_id, door, failure.status, error, sentence=failure.message)
+    return failure
+
+
 def describe(error: Exception) -> Failure:
-    """The failure to answer with. What is not foreseen is logged, by its kind and place only."""
+    """The failure to answer with."""
     if isinstance(error, RequestError):
         delay_s = getattr(error, "retry_after_s", None)
         return Failure(error.status, str(error), None if delay_s is None else max(1, math.ceil(delay_s)))
@@ -36,14 +47,5 @@ def describe(error: Exception) -> Failure:
         return Failure(503, "the model is not ready", 1)
     if isinstance(error, EngineError):
         return Failure(500, str(error))
-    # A message may quote what the code choked on, and that is a patient's.
-    log.error("request failed by %s at %s", type(error).__name__, where(error))
+    # Not the error's own text: it may quote what the code choked on, and that is a patient's.
     return Failure(500, "the server failed on this request")
-
-
-def where(error: BaseException) -> str:
-    """File and line that raised `error`."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

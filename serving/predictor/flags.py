@@ -37,6 +37,8 @@ def parse(argv: list[str], otlp_endpoint: str | None) -> tuple[argparse.Namespac
     add("--max_waiting", type=_count, help="instances that may wait; beyond it 429 (16 a thread)")
     add("--max_batch", type=_count, help="instances computed in one run (1 on a CPU, 16 on a GPU)")
     add("--max_inflight_bytes", type=_count, default=MAX_INFLIGHT_BYTES, help="of request bodies together")
+    add("--head_timeout_s", type=_seconds, default=10.0, help="for a client to send its headers")
+    add("--read_timeout_s", type=_seconds, default=30.0, help="for a client to send its body")
     add("--cache_entries", type=_whole, default=0, help="answers kept for repeated inputs; 0 keeps none")
     add("--log_dir", type=Path, help="folder of the inference log; without it there is none")
     add("--log_sync", choices=("fsync", "none"), default="fsync", help="wait for the disk before answering")

@@ -17,7 +17,7 @@ from hounsfield.serving.contract import Caller, Question
 from hounsfield.serving.reply import OUTPUT_DATATYPES, choose_outputs, raw, shape
 from hounsfield.serving.wire import MAX_BODY_BYTES, RequestError, Tensor, require_distinct
 from serving.predictor.dataplane import HounsfieldDataPlane
-from serving.predictor.failures import describe
+from serving.predictor.failures import report
 
 LOADING_OFF = "loading and unloading over the API is off: change the manifest's storageUri instead"
 MAX_CALLS = 1024
@@ -182,17 +182,15 @@ def _answered(handler: Handler) -> Callable[[Any, grpc.aio.ServicerContext], Awa
     """`handler`, whose exceptions become statuses."""
 
     async def run(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         try:
             if request is None:
                 raise RequestError("the message is not of this method's type")
-            headers = {
-                key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
-            }
             return await handler(request, headers)
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            failure = describe(error)
+            failure = report(error, headers.get("x-request-id", ""), "grpc")
             delay_s = failure.retry_after_s
             await context.abort(
                 STATUSES.get(failure.status, grpc.StatusCode.INTERNAL),

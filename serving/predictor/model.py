@@ -38,4 +38,8 @@ class PackagedModel(kserve.Model):
 
     async def predict(self, payload: Question, headers=None, response_headers=None) -> Answer:
         """Raises what `Service.answer` raises; the doors turn it into their statuses."""
-        return await self._service.answer(payload)
+        try:
+            return await self._service.answer(payload)
+        except Exception as error:
+            error.caller = payload.caller  # for the line that the door writes about it
+            raise

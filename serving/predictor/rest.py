@@ -21,12 +21,12 @@ from starlette.routing import Route
 from hounsfield.serving.admission import Body
 from hounsfield.serving.contract import Caller, Question
 from hounsfield.serving.reply import choose_outputs, write_rest
-from hounsfield.serving.wire import RequestError, read_call, read_feedback
+from hounsfield.serving.wire import Draining, RequestError, read_call, read_feedback
 from serving.predictor.dataplane import HounsfieldDataPlane
-from serving.predictor.failures import Failure, describe, where
+from serving.predictor.failures import Failure, describe, report
 from serving.predictor.openapi import document
 
-__all__ = ["RestDoor", "failed", "on_http_exception", "where"]
+__all__ = ["RestDoor", "failed", "on_http_exception"]
 
 LENGTH_HEADER = "inference-header-content-length"
 LOADING_OFF = "loading and unloading over the API is off: change the manifest's storageUri instead"
@@ -192,7 +192,9 @@ def _answered(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Exception as error:
-            return failed(describe(error))
+            return failed(report(error, request.headers.get("x-request-id", ""), "rest"))
+        except asyncio.CancelledError:  # only ever after SIGTERM, when the time for draining is over
+            return failed(describe(Draining("this server was shut down before the request had ended")))
 
     return run
 

@@ -42,7 +42,7 @@ def log_failure(request_id: str, door: str, status: int, error: BaseException, *
     level = logging.ERROR if status >= 500 else logging.WARNING
     if not _REQUESTS.isEnabledFor(level):
         return
-    fields = {"request_id": request_id, "door": door, "status": status, "error": type(error).__name__}
+    fields = {"request_id": request_id[:256], "door": door, "status": status, "error": type(error).__name__}
     if status >= 500:
         fields["where"] = where(error)
     _REQUESTS.log(level, "request failed: %s", sentence or "see error", extra={"fields": fields})

@@ -7,10 +7,12 @@ from those to mirrored requests ("shadow"). Every label comes from a small fixed
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from hounsfield.config import CLASS_NAMES
 from hounsfield.dicom.groups import ATTRIBUTES
@@ -75,7 +77,9 @@ class Metrics:
             buckets=COMMIT_BUCKETS_S,
         )
         self._cache_hits = counter("hounsfield_cache_hits", "Instances answered from the cache")
-        self._sink_errors = counter("hounsfield_sink_errors", "Deliveries that the sink did not take")
+        self._sink_errors = _Counted(
+            "hounsfield_sink_errors", "Deliveries that the sink did not take", self._labels, registry
+        )
         gauge = functools.partial(_series, Gauge, registry, self._labels)
         self._gauges = {
             "queue_waiting": gauge("hounsfield_queue_waiting", "Instances that wait for a thread"),
@@ -96,7 +100,7 @@ class Metrics:
                 self._feedback(truth, predicted)
         for why in SHED:
             self._shed(why)
-        for series in (self._batch, self._commit, self._cache_hits, self._sink_errors):
+        for series in (self._batch, self._commit, self._cache_hits):
             series()
         for series in self._gauges.values():
             series()
@@ -104,6 +108,10 @@ class Metrics:
     def watch(self, gauge: str, value: Callable[[], float]) -> None:
         """Ask `value` for the gauge hounsfield_`gauge` at every scrape."""
         self._gauges[gauge]().set_function(value)
+
+    def watch_sink_errors(self, value: Callable[[], float]) -> None:
+        """Ask `value`, which only grows, for hounsfield_sink_errors_total at every scrape."""
+        self._sink_errors.value = value
 
     def count(self, outcome: str, instances: int = 1, traffic: str = LIVE) -> None:
         self._requests(traffic, outcome).inc(instances)
@@ -149,14 +157,25 @@ class Metrics:
     def count_cache_hits(self, instances: int) -> None:
         self._cache_hits().inc(instances)
 
-    def count_sink_error(self) -> None:
-        self._sink_errors().inc()
-
     def count_feedback(self, groups: Sequence[str], truth: str, predicted: str) -> None:
         """A reader's label of one instance; `predicted` is a class name, or 'refused'."""
         self._feedback(truth, predicted).inc()
         for attribute, group in zip(ATTRIBUTES, groups, strict=True):
             self._group_feedback(attribute, group, truth, predicted).inc()
+
+
+class _Counted(Collector):
+    """A counter that somebody else counts, which prometheus_client's own cannot be."""
+
+    def __init__(self, name: str, meaning: str, labels: dict[str, str], registry: CollectorRegistry) -> None:
+        self._name, self._meaning, self._labels = name, meaning, labels
+        self.value: Callable[[], float] = lambda: 0
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
+        family.add_metric(list(self._labels.values()), self.value())
+        yield family
 
 
 def _series(

@@ -47,6 +47,11 @@ def test_a_gauge_is_asked_at_every_scrape(registry):
     assert registry.get_sample_value("hounsfield_queue_waiting", LABELS) == 5
 
 
+def test_what_the_sink_counts_is_a_counter(registry):
+    Metrics(**LABELS, registry=registry).watch_sink_errors(lambda: 7)
+    assert registry.get_sample_value("hounsfield_sink_errors_total", LABELS) == 7
+
+
 def test_causes_and_sizes_are_counted_apart(registry):
     first = Metrics(**LABELS, registry=registry)
     first.count_shed("queue")
