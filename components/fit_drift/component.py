@@ -1,4 +1,4 @@
-"""Step fit-drift: an alibi-detect detector on the model's embeddings, fitted in the guard environment."""
+"""Step fit-drift: alibi-detect detectors on embeddings, DICOM fields and scores (guard environment)."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Output
@@ -14,7 +14,7 @@ def fit_drift(
     detectors: Output[Artifact],
     metrics: Output[Metrics],
 ):
-    """Fit on the validation split's embeddings, which the model was not trained on."""
+    """Fit on the validation split, which the model was not trained on."""
     import json
     import os
     import sys
@@ -24,8 +24,10 @@ def fit_drift(
 
     guard_python = os.environ.get("HOUNSFIELD_GUARD_PYTHON", sys.executable)
     reference = Path(evaluation.path) / "embeddings-validation.npy"
-    result = fit(reference, Path(detectors.path), guard_python, p_value=p_value, seed=seed)
+    table = Path(evaluation.path) / "reference-validation.csv"
+    result = fit(reference, table, Path(detectors.path), guard_python, p_value=p_value, seed=seed)
     metrics.log_metric("p_value", p_value)
     metrics.log_metric("reference", result["n_reference"])
+    metrics.log_metric("false_alarm_rate", result["false_alarms"]["rate"])
     # KFP keeps metrics in metadata alone, and kfp.local takes an artifact without a file for a cache miss.
     Path(metrics.path).write_text(json.dumps(metrics.metadata), encoding="utf-8")

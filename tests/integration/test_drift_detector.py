@@ -1,5 +1,6 @@
 """The drift detector, fitted and asked in the real guard environment."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -24,20 +25,33 @@ def embeddings(images, shift=0.0):
     return (factors @ MIXING + 0.1 * generator.normal(size=(images, 64))).astype(np.float32)
 
 
+def save(folder, images, views=("PA", "AP")):
+    """Embeddings of the one kind and a table with scores of a uniform kind and `views` in turn."""
+    np.save(folder / "reference.npy", embeddings(images))
+    with (folder / "table.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["view_position", "patient_sex", "probability"])
+        for number in range(images):
+            table.writerow([views[number % len(views)], "FM"[number // 2 % 2], generator.random()])
+    return folder / "reference.npy", folder / "table.csv"
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drift")
-    np.save(folder / "reference.npy", embeddings(120))
-    summary = command.fit(folder / "reference.npy", folder / "detectors", GUARD_PYTHON)
+    summary = command.fit(*save(folder, 120), folder / "detectors", GUARD_PYTHON)
     return folder / "detectors", summary
 
 
-def test_the_detector_is_saved_with_its_false_alarm_check(fitted):
+def test_the_detectors_are_saved_with_their_false_alarm_check(fitted):
     folder, summary = fitted
     assert json.loads((folder / "drift.json").read_text()) == summary
-    assert (summary["detector"], summary["n_reference"], summary["embedding_size"]) == ("MMDDrift", 90, 64)
+    assert (summary["n_reference"], summary["embedding_size"]) == (90, 64)
+    assert summary["p_value_each"] == pytest.approx(0.05 / 3)
+    assert summary["groups"] == {"patient_sex": ["F", "M"], "view_position": ["AP", "PA"]}
     assert summary["false_alarms"]["batches"] == 20
     assert summary["false_alarms"]["rate"] <= 0.25
+    assert sorted(path.name for path in folder.iterdir()) == ["drift.json", "embedding", "fields", "score"]
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
@@ -47,10 +61,10 @@ def test_a_batch_of_the_same_kind_is_no_drift_and_a_moved_one_is(fitted, tmp_pat
     same = command.score(fitted[0], tmp_path / "same.npy", GUARD_PYTHON)
     moved = command.score(fitted[0], tmp_path / "moved.npy", GUARD_PYTHON)
     assert not same["is_drift"]
-    assert same["p_value"] > 0.05
+    assert same["p_value"] > same["threshold"]
     assert moved["is_drift"]
-    assert moved["p_value"] <= 0.05
-    assert moved["distance"] > moved["distance_threshold"]
+    assert moved["p_value"] < moved["threshold"] == pytest.approx(0.05 / 3)
+    assert moved["score"] > same["score"]
     assert moved["n_batch"] == 40
     assert command.score(fitted[0], tmp_path / "same.npy", GUARD_PYTHON) == same
 
@@ -62,7 +76,6 @@ def test_embeddings_of_another_model_are_refused(fitted, tmp_path):
 
 
 def test_too_small_a_reference_is_refused(tmp_path):
-    np.save(tmp_path / "reference.npy", embeddings(39))
     with pytest.raises(GuardError, match=r"reference\.npy has 39 rows; at least 40 are needed"):
-        command.fit(tmp_path / "reference.npy", tmp_path / "detectors", GUARD_PYTHON)
+        command.fit(*save(tmp_path, 39), tmp_path / "detectors", GUARD_PYTHON)
     assert not (tmp_path / "detectors").exists()

@@ -15,18 +15,19 @@ _TIMEOUT_S = 600
 
 
 def fit(
-    reference: Path, out: Path, guard_python: Path, p_value: float = 0.05, seed: int = 7
+    reference: Path, table: Path, out: Path, guard_python: Path, p_value: float = 0.05, seed: int = 7
 ) -> dict[str, Any]:
-    """Fit a detector on the embeddings at `reference` (.npy, float (N, E), images the model was not trained
-    on).
+    """Fit detectors on images that the model was not trained on: their embeddings at `reference` (.npy, float
+    (N, E)), their scores and DICOM fields in `table` (see `rows.read_rows`).
 
-    Writes the folder `out` (`detector/`, `drift.json`) and returns the summary. Raises GuardError with what
-    the command said last.
+    Writes the folder `out` and returns the content of its `drift.json`. Raises GuardError with what the
+    command said last.
     """
     return _call(
         guard_python,
         "hounsfield.drift.fit",
         f"--reference={reference}",
+        f"--table={table}",
         f"--out={out}",
         f"--p-value={p_value}",
         f"--seed={seed}",

@@ -13,6 +13,7 @@ import torch
 from sklearn.metrics import brier_score_loss, confusion_matrix, roc_curve
 
 from hounsfield.config import SPLITS
+from hounsfield.dicom.groups import ATTRIBUTES, groups_of
 from hounsfield.errors import DataError
 from hounsfield.evaluation.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hounsfield.evaluation.calibration import (
@@ -23,7 +24,7 @@ from hounsfield.evaluation.calibration import (
 )
 from hounsfield.evaluation.metrics import auprc, auroc, call_metrics
 from hounsfield.evaluation.operating_point import RULE, choose_threshold, review_band
-from hounsfield.evaluation.subgroups import ATTRIBUTES, SUBGROUP_RESAMPLES, subgroups, with_groups
+from hounsfield.evaluation.subgroups import SUBGROUP_RESAMPLES, subgroups, with_groups
 from hounsfield.imaging.preprocess import load_split
 from hounsfield.progress import Reporter
 from hounsfield.training.network import Classifier, load_network
@@ -31,6 +32,7 @@ from hounsfield.training.network import Classifier, load_network
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
 EMBEDDINGS_FILE = "embeddings-validation.npy"
+REFERENCE_FILE = "reference-validation.csv"
 _BATCH = 64
 
 
@@ -41,8 +43,10 @@ def evaluate(
 
     Writes `metrics.json` (returned too; None where a number has no value), `predictions.parquet`, one row an
     image of validation and test: sop_instance_uid, patient_id, split, label, logit, probability (calibrated)
-    and the subgroup columns; and `embeddings-validation.npy`, float32 (N, E), the reference of the drift
-    detectors, in the order of the predictions. Raises DataError when validation or test holds one class only.
+    and the subgroup columns; and the reference of the drift detectors: `embeddings-validation.npy`, float32
+    (N, E), in the order of the predictions, and beside it `reference-validation.csv`, the probability and the
+    groups of the DICOM header by the code that the server has. Raises DataError when validation or test holds
+    one class only.
     """
     network = load_network(Path(model_dir))
     parts = {split: load_split(tensors_dir, split) for split in SPLITS}
@@ -90,7 +94,8 @@ def evaluate(
             seed,
         )
         metrics["baseline"] = {"auroc": found["auroc"]}
-    _write(Path(out), predictions, embedding["validation"], metrics)
+    reference = _header_groups(parts["validation"][1]).assign(probability=probability["validation"])
+    _write(Path(out), predictions, embedding["validation"], reference, metrics)
     return metrics
 
 
@@ -133,13 +138,27 @@ def _judge(test: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, predictions: pd.DataFrame, embedding: np.ndarray, metrics: dict[str, Any]) -> None:
+def _header_groups(table: pd.DataFrame) -> pd.DataFrame:
+    """The groups of each image's header in ATTRIBUTES, as `groups_of` gives them to the inference log."""
+    headers = table.astype(object).where(table.notna(), None).to_dict("records")
+    known = tuple(sorted({header["manufacturer"] for header in headers if header.get("manufacturer")}))
+    return pd.DataFrame([groups_of(header, known) for header in headers], columns=list(ATTRIBUTES))
+
+
+def _write(
+    out: Path,
+    predictions: pd.DataFrame,
+    embedding: np.ndarray,
+    reference: pd.DataFrame,
+    metrics: dict[str, Any],
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS_FILE).unlink(missing_ok=True)  # it is written last: a folder that has it is whole
     temporary = out / f".{PREDICTIONS_FILE}.{os.getpid()}"
     predictions.to_parquet(temporary)
     temporary.replace(out / PREDICTIONS_FILE)
     np.save(out / EMBEDDINGS_FILE, embedding)
+    reference.to_csv(out / REFERENCE_FILE, index=False)
     temporary = out / f".{METRICS_FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n")
     temporary.replace(out / METRICS_FILE)
