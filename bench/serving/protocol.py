@@ -97,7 +97,10 @@ def judge(case: Case, target: Target, received: Received, *, strict: bool = Fals
     if case.status == 200:
         if received.status != 200:
             return f"status {received.status} instead of 200"
-        return case.check(target, received) if case.check else ""
+        try:
+            return case.check(target, received) if case.check else ""
+        except (ValueError, KeyError, TypeError, AttributeError):  # whatever another server may answer
+            return "the answer is not in the protocol's form"
     if not 400 <= received.status < 500 or (strict and received.status != case.status):
         return f"status {received.status} instead of {case.status}"
     try:

@@ -177,7 +177,7 @@ def answers(*names: str, binary: bool = False, call_id: str = "") -> Callable[[T
             return "an output without name, datatype and shape"
         used = 0
         for output in outputs:
-            size = output.get("parameters", {}).get("binary_data_size")
+            size = (output.get("parameters") or {}).get("binary_data_size")
             if binary and size is None:
                 return "an output is not binary"
             if size is None and len(_flat(output.get("data"))) != math.prod(output["shape"]):

@@ -152,7 +152,10 @@ def mlserver(package: Package, doors: dict[str, Path], work: Path) -> Server:
     model = {
         "name": MODEL_NAME,
         "implementation": "mlserver_model.OnnxModel",
-        "parameters": {"uri": str(package.onnx.resolve())},
+        "parameters": {"uri": str(package.onnx.resolve()), "version": "1"},
+        "platform": "onnx",
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, *package.contract.shape]}],
+        "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("logit", "embedding")],
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))

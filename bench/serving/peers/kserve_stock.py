@@ -1,9 +1,12 @@
 """Stock KServe: the SDK's ModelServer, nothing tuned; predicts where its examples do, on the event loop."""
 
 import argparse
+import os
 
 import kserve
 import onnxruntime
+
+OUTPUTS = os.environ.get("BENCH_OUTPUTS", "logit").split(",")
 
 
 class Stock(kserve.Model):
@@ -14,12 +17,26 @@ class Stock(kserve.Model):
         self.session = onnxruntime.InferenceSession(path, options)
         self.ready = True
 
+    def get_input_types(self) -> list[dict]:
+        return [{"name": "image", "datatype": "FP32", "shape": [-1, *self.session.get_inputs()[0].shape[1:]]}]
+
+    def get_output_types(self) -> list[dict]:
+        return [{"name": name, "datatype": "FP32", "shape": [-1]} for name in OUTPUTS]
+
     async def predict(self, payload, headers=None, response_headers=None):
         image = payload.inputs[0].as_numpy()
-        (logit,) = self.session.run(["logit"], {"image": image})
-        output = kserve.InferOutput("logit", list(logit.shape), "FP32")
-        output.set_data_from_numpy(logit, binary_data=False)
-        return kserve.InferResponse(payload.id, self.name, [output])
+        found = self.session.run(OUTPUTS, {"image": image})
+        outputs = [
+            kserve.InferOutput(name, list(values.shape), "FP32", data=values.ravel().tolist())
+            for name, values in zip(OUTPUTS, found, strict=True)
+        ]
+        return kserve.InferResponse(
+            payload.id or "1",
+            self.name,
+            outputs,
+            requested_outputs=payload.request_outputs,
+            use_binary_outputs=payload.use_binary_outputs,
+        )
 
 
 if __name__ == "__main__":

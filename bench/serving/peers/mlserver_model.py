@@ -1,9 +1,13 @@
 """An MLServer runtime for the model; `model-settings.json` names the ONNX file in `parameters.uri`."""
 
+import os
+
 import onnxruntime
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
+
+OUTPUTS = os.environ.get("BENCH_OUTPUTS", "logit").split(",")
 
 
 class OnnxModel(MLModel):
@@ -15,5 +19,8 @@ class OnnxModel(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         image = NumpyCodec.decode_input(payload.inputs[0])
-        (logit,) = self.session.run(["logit"], {"image": image})
-        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("logit", logit)])
+        found = self.session.run(OUTPUTS, {"image": image})
+        outputs = [
+            NumpyCodec.encode_output(name, values) for name, values in zip(OUTPUTS, found, strict=True)
+        ]
+        return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
