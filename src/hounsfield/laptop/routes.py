@@ -88,7 +88,7 @@ def weights(virtual_service: Mapping[str, Any], services: Mapping[str, Service])
     """Percent of requests by role, as the weighted routes say. RolloutError when they do not say the same."""
     where, found = name_of(virtual_service), []
     for http in virtual_service["spec"]["http"]:
-        if len(http["route"]) > 1:
+        if len(http.get("route", [])) > 1:
             found.append(
                 {_service(r, services, where).role: int(r.get("weight", 0)) for r in http["route"]}  # by role
             )
@@ -102,15 +102,14 @@ def _matches(http: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _match(match: Mapping[str, Any], where: str) -> dict[str, Any]:
-    only(match, where, {"uri", "headers", "method", "ignoreUriCase"}, {"name"})
+    only(match, where, {"uri", "headers", "method", "authority", "ignoreUriCase"}, {"name"})
     uri = only(match.get("uri", {"prefix": "/"}), f"{where}.uri", {"exact", "prefix", "regex"})
     kind, text = one(list(uri.items()), f"{where}.uri")
     path = {"exact": {"path": text}, "prefix": {"prefix": text}, "regex": {"safe_regex": {"regex": text}}}[
         kind
     ]
     headers = [*match.get("headers", {}).items()]
-    if "method" in match:
-        headers.append((":method", match["method"]))
+    headers += [(f":{name}", match[name]) for name in ("method", "authority") if name in match]
     result: dict[str, Any] = {**path, "case_sensitive": not match.get("ignoreUriCase", False)}
     if headers:
         result["headers"] = [
@@ -127,6 +126,9 @@ def _string_match(value: Mapping[str, str], where: str) -> dict[str, Any]:
 def _action(
     http: Mapping[str, Any], services: Mapping[str, Service], hashes: Mapping[str, str], where: str
 ) -> dict[str, Any]:
+    if "directResponse" in http:
+        only(http, where, {"name", "match", "directResponse"})
+        return {"direct_response": dict(only(http["directResponse"], f"{where}.directResponse", {"status"}))}
     only(http, where, {"name", "match", "route", "mirror", "mirrorPercentage", "timeout", "retries"})
     shares = _shares(http["route"], services, where)
     if not shares:
@@ -141,11 +143,15 @@ def _action(
     policies = [{"header": {"header_name": hashes[host]}} for host in hosts if host in hashes]
     if policies:
         action["hash_policy"] = policies
-    if "mirror" in http:
-        percent = float(http.get("mirrorPercentage", {}).get("value", 100))
+    percent = float(http.get("mirrorPercentage", {}).get("value", 100)) if "mirror" in http else 0.0
+    if percent:
         action["request_mirror_policies"] = [
             {
                 "cluster": _cluster(http["mirror"], services, f"{where}.mirror"),
+                # Beside the Host's ending, which KServe's gRPC server cannot see.
+                "request_headers_mutations": [
+                    {"append": {"header": {"key": "x-hounsfield-shadow", "value": "1"}}}
+                ],
                 "runtime_fraction": {
                     "default_value": {"numerator": round(percent * 10_000), "denominator": "MILLION"}
                 },

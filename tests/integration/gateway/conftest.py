@@ -54,6 +54,7 @@ class Upstream(BaseHTTPRequestHandler):
                 length += len(self.rfile.read(chunk + 2)) - 2
         body = f"{self.server.role} {length}".encode()
         self.server.seen += 1
+        self.server.headers_of_the_last = dict(self.headers)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("x-seen-caller", ",".join(self.headers.get_all("x-hounsfield-caller", [])))

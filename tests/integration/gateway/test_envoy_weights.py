@@ -108,6 +108,17 @@ def test_a_mirror_gets_a_copy_of_every_request_and_answers_none(gateway, ports, 
     while upstreams["canary"].seen < seen + 50 and time.monotonic() < deadline_s:
         pass
     assert upstreams["canary"].seen == seen + 50
+    copied = upstreams["canary"].headers_of_the_last
+    assert (copied["host"], copied["x-hounsfield-shadow"]) == (f"127.0.0.1-shadow:{ports.gateway}", "1")
+
+
+def test_nobody_outside_can_pass_for_a_mirrored_request(gateway, ports, upstreams):
+    gateway.move(100, 0)
+    url = f"http://127.0.0.1:{ports.gateway}/v2/models/opacity"
+    for host in ("127.0.0.1-shadow", "opacity-shadow:8080"):
+        assert requests.get(url, headers={"Host": host}, timeout=5).status_code == 400
+    assert requests.get(url, headers={"x-hounsfield-shadow": "1"}, timeout=5).status_code == 200
+    assert "x-hounsfield-shadow" not in upstreams["stable"].headers_of_the_last
 
 
 def test_routes_that_envoy_refuses_are_an_error_and_the_old_ones_stay(gateway, ports):
