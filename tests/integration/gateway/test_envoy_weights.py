@@ -100,7 +100,7 @@ def test_a_mirror_gets_a_copy_of_every_request_and_answers_none(gateway, ports, 
     virtual_service = next(item for item in shadowed if item["kind"] == "VirtualService")
     for route in virtual_service["spec"]["http"]:
         if route["name"] == "rest-by-weight":
-            route["mirror"] = {"host": "opacity-canary-predictor", "port": {"number": 80}}
+            route["mirrorPercentage"] = {"value": 100}
     gateway.move(100, 0, shadowed)
     seen = upstreams["canary"].seen
     assert answered(ports, 50) == {"stable": 50}
