@@ -122,9 +122,9 @@ def test_every_canary_step_is_a_commit_with_its_evidence(road):
         check=True,
     ).stdout.splitlines()
     weights = [int(found[1]) for line in log if (found := re.match(r"Canary at (\d+) %, stable", line))]
-    assert weights == [5, 25, 50, 100]
+    assert weights == [0, 5, 25, 50, 100]  # first the shadow
     steps = road.record["rollout"]["steps"]
-    assert [step["weight"] for step in steps] == [5, 25, 50, 100]
+    assert [step["weight"] for step in steps] == [0, 5, 25, 50, 100]
     assert all(step["decision"] == "PROMOTE" and step["requests"] > 0 for step in steps)
 
 

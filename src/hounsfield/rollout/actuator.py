@@ -8,16 +8,23 @@ from typing import Any, Protocol
 
 from hounsfield.errors import RolloutError
 from hounsfield.rollout import manifest
+from hounsfield.rollout.evidence import REVISIONS
 
 
 class Actuator(Protocol):
     def weights(self) -> tuple[int, int]:
         """Percents of requests (stable, canary) at present."""
 
+    def shadow(self) -> int:
+        """Percent of requests that the canary also gets as a mirror at present."""
+
+    def revisions(self) -> dict[str, str]:
+        """Digest of the package that each of stable and canary serves."""
+
     def head(self) -> str:
         """Name of the present state, as `set_weights` returned it."""
 
-    def set_weights(self, stable: int, canary: int, evidence: Mapping[str, Any]) -> str:
+    def set_weights(self, stable: int, canary: int, evidence: Mapping[str, Any], shadow: int = 0) -> str:
         """Move the traffic and return the name of the new state; back when the servers have it."""
 
     def foreign_edit(self) -> str | None:
@@ -38,15 +45,23 @@ class GitActuator:
     def weights(self) -> tuple[int, int]:
         return manifest.weights(self.tree)
 
+    def shadow(self) -> int:
+        return manifest.shadow(self.tree)
+
+    def revisions(self) -> dict[str, str]:
+        return {role: manifest.revision(self.tree, role).package_digest for role in REVISIONS}
+
     def head(self) -> str:
         return self._head
 
-    def set_weights(self, stable: int, canary: int, evidence: Mapping[str, Any]) -> str:
+    def set_weights(self, stable: int, canary: int, evidence: Mapping[str, Any], shadow: int = 0) -> str:
         edit = self.foreign_edit()
         if edit is not None:
             raise RolloutError(edit)
-        manifest.set_weights(self.tree, stable, canary)
-        self._head = manifest.commit(self.tree, f"Canary at {canary} %, stable at {stable} %", evidence)
+        manifest.set_weights(self.tree, stable, canary, shadow)
+        mirrored = f", {shadow} % mirrored to the canary" if shadow else ""
+        message = f"Canary at {canary} %, stable at {stable} %{mirrored}"
+        self._head = manifest.commit(self.tree, message, evidence)
         self._apply()
         return self._head
 

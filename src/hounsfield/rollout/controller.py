@@ -1,20 +1,21 @@
-"""The loop of a canary: look, decide, record, move. Tree and ledger hold all of its state."""
+"""The loop of a rollout: look, decide, record, move. Tree and ledger hold all of its state."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from hounsfield.errors import RolloutError
+from hounsfield.rollout import decide
 from hounsfield.rollout.actuator import Actuator
-from hounsfield.rollout.decide import Decision, Verdict, decide
-from hounsfield.rollout.evidence import Evidence, MetricsProvider, Snapshot, Window, between
-from hounsfield.rollout.ledger import Ledger
-from hounsfield.rollout.policy import Policy
+from hounsfield.rollout.decide import Decision, Verdict
+from hounsfield.rollout.evidence import MetricsProvider, Watch
+from hounsfield.rollout.ledger import Ledger, Story
+from hounsfield.rollout.policy import Policy, Step
 
-PROMOTED, ROLLED_BACK, HELD = "promoted", "rolled_back", "held"
+PROMOTED, ROLLED_BACK, HELD, SHADOWED = "promoted", "rolled_back", "held", "shadowed"
 
 
 class Clock(Protocol):
@@ -33,13 +34,14 @@ class SystemClock:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """One weight of the canary: the decision that ended it, and the commit that had set it."""
 
     weight: int
+    shadow: bool
     decision: str
     reasons: tuple[str, ...]
-    numbers: dict[str, float | int | None]
+    numbers: dict[str, float | int]
     requests: int
     commit: str
     at: float
@@ -58,11 +60,12 @@ class Event:
 
 @dataclass(frozen=True)
 class RolloutResult:
-    """`outcome`: promoted (canary at 100 %), rolled_back (at 0 %) or held (someone else took over)."""
+    """`outcome`: promoted (canary at 100 %), rolled_back (at 0 %), shadowed (passed, by a policy that stops
+    there) or held (someone else took over)."""
 
     outcome: str
     reason: str
-    steps: tuple[Step, ...]
+    steps: tuple[StepResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -82,9 +85,9 @@ def run_canary(
 ) -> RolloutResult:
     """Take the canary through the policy's steps until it is promoted, rolled back, or someone else steps in.
 
-    Starts from the tree's present weight, so a controller that was stopped goes on with the step that it was
-    in, and gathers that step's evidence anew. Raises RolloutError when that weight is not one of the
-    policy's.
+    Starts from the tree's present weight. A rollout of the same policy and revisions that the ledger has no
+    end of is gone on with, evidence and all: starting over would spend the policy's alphas a second time.
+    Raises RolloutError when the weight is not one of the policy's.
     """
     return _Canary(policy, provider, actuator, ledger, clock, on_event).run()
 
@@ -103,140 +106,133 @@ class _Canary:
     on_event: Callable[[Event], None]
 
     def run(self) -> RolloutResult:
-        self.readings = _Readings(self.provider)
-        self.steps: list[Step] = []
-        self.weight = self.actuator.weights()[1]
-        if self.weight not in (0, *self.policy.steps):
+        self.steps: list[StepResult] = []
+        self.weight, self.shadow = self.actuator.weights()[1], self.actuator.shadow() > 0
+        weights = [step.weight for step in self.policy.steps]
+        if self.weight not in (0, *weights):
             raise RolloutError(
                 f"the canary has {self.weight} % of the requests, which is no step of the policy "
-                f"({', '.join(map(str, self.policy.steps))}); set it to one of them, or to 0"
+                f"({', '.join(map(str, weights))}); set it to one of them, or to 0"
             )
-        self.started_at = self.clock.now()
+        revisions = self.actuator.revisions()
+        story = self.ledger.unfinished(self.policy.digest, revisions)
+        self.state = decide.begin(self.policy, story.started_at if story else self.clock.now())
+        for observation in story.observations if story else ():
+            self.state = decide.observe(self.state, observation)
         self._tell(
             "rollout_started",
-            f"from {self.weight} %",
-            started_at=self.started_at,
+            f"from {self.weight} %" + (", going on with what the ledger holds" if story else ""),
+            started_at=self.state.started_at,
+            goes_on=story is not None,
             policy=self.policy.as_dict(),
             policy_digest=self.policy.digest,
+            revisions=revisions,
             commit=self.actuator.head(),
         )
         try:
-            outcome, reason = self._walk()
+            outcome, reason = self._walk(story)
         except _SomeoneElseError as edit:
             outcome, reason = HELD, str(edit)
         self._tell("rollout_ended", f"{outcome}: {reason}", outcome=outcome, reason=reason)
         return RolloutResult(outcome, reason, tuple(self.steps))
 
-    def _walk(self) -> tuple[str, str]:
-        self.readings.begin(self.clock.now(), resumed=self.weight > 0)
-        verdict: Verdict | None = None
-        for step in [step for step in self.policy.steps if step >= self.weight]:
-            if step != self.weight:
-                self._move(step, verdict)
-            self.readings.begin_step(self.clock.now())
-            verdict = self._decide_step()
+    def _walk(self, story: Story | None) -> tuple[str, str]:
+        self.watch = Watch(self.provider)
+        self.watch.look(self.clock.now(), self.weight, self.shadow)
+        last = story.verdicts[-1] if story and story.verdicts else None
+        # A verdict that was recorded and not carried out is not asked for again.
+        decided = None if last is None else Decision(last["verdict"]["decision"])
+        verdict = None if decided is None else decide.judge(self.state)
+        if decided is Decision.ROLLBACK:
+            return self._roll_back(verdict)
+        for step in self._steps_ahead():
+            is_here = (step.weight, step is self.policy.shadow) == (self.weight, self.shadow)
+            if not is_here:
+                self._move(step.weight, verdict, shadow=step is self.policy.shadow)
+            elif decided is Decision.PROMOTE and (last["weight"], last["shadow"]) == (
+                self.weight,
+                self.shadow,
+            ):
+                continue
+            verdict = self._decide_step(step)
             if verdict.decision is Decision.ROLLBACK:
+                return self._roll_back(verdict)
+        if self.policy.strategy == "shadow":
+            if self.shadow:
                 self._move(0, verdict)
-                return ROLLED_BACK, "; ".join(verdict.reasons)
+            return SHADOWED, "the mirrored requests showed every guardrail to be within its margin"
         return PROMOTED, "every step of the policy was passed"
 
-    def _decide_step(self) -> Verdict:
-        """Look at the present weight until it is decided: PROMOTE or ROLLBACK."""
-        commit, failures = self.actuator.head(), 0
+    def _steps_ahead(self) -> list[Step]:
+        """From the present one, or the first."""
+        steps = [] if self.policy.strategy == "shadow" else list(self.policy.steps)
+        steps = [step for step in steps if step.weight >= self.weight]
+        if self.policy.shadow is not None and self.weight == 0:
+            steps.insert(0, self.policy.shadow)
+        return steps
+
+    def _roll_back(self, verdict: Verdict) -> tuple[str, str]:
+        if self.weight or self.shadow:
+            self._move(0, verdict)
+        return ROLLED_BACK, "; ".join(verdict.reasons)
+
+    def _decide_step(self, step: Step) -> Verdict:
+        """Look at the present step until it is decided: PROMOTE or ROLLBACK."""
+        commit, asked = self.actuator.head(), False
         while True:
             self.clock.sleep(self.policy.interval_s)
             self._check_alone()
             now = self.clock.now()
-            stable, canary = self.readings.look(now)
-            verdict = decide(Evidence(stable, canary, self.started_at), self.policy, now)
-            if verdict.decision is Decision.HOLD and verdict.breaches:
-                failures += 1
-                if failures > self.policy.failures_allowed:
-                    beyond = f"{failures} checks of this step failed, now on {', '.join(verdict.breaches)}"
-                    verdict = replace(verdict, decision=Decision.ROLLBACK, reasons=(beyond, *verdict.reasons))
+            approved_by = self.ledger.approvals(self.state.started_at, step.weight) if step.approval else ()
+            observation = self.watch.look(now, self.weight, self.shadow, approved_by)
+            self.state = decide.observe(self.state, observation)
+            verdict = decide.judge(self.state)
             self._tell(
                 "verdict",
                 f"{verdict.decision}: {'; '.join(verdict.reasons)}",
                 verdict,
-                **_plain(verdict),
+                verdict=verdict.as_dict(),
+                observation=observation.as_dict(),
                 commit=commit,
-                failures=failures,
-                stable=_counters(stable),
-                canary=_counters(canary),
             )
+            if decide.waits_for_a_person(verdict) and not asked:
+                asked = True
+                self.on_event(Event("approval_wanted", now, self.weight, verdict.reasons[0], verdict))
             if verdict.decision is not Decision.HOLD:
-                decided = str(verdict.decision), verdict.reasons, verdict.numbers
-                requests = 0 if canary is None else canary.requests
-                self.steps.append(Step(self.weight, *decided, requests, commit, now))
+                self.steps.append(
+                    StepResult(
+                        weight=self.weight,
+                        shadow=self.shadow,
+                        decision=str(verdict.decision),
+                        reasons=verdict.reasons,
+                        numbers=verdict.numbers,
+                        requests=int(verdict.numbers["canary_requests"]),
+                        commit=commit,
+                        at=now,
+                    )
+                )
                 return verdict
 
-    def _move(self, weight: int, verdict: Verdict | None) -> None:
+    def _move(self, weight: int, verdict: Verdict | None, shadow: bool = False) -> None:
         """Give the canary `weight` percent; `verdict` is the one that led there, None for the first step."""
         self._check_alone()
         evidence = {
-            "weights": {"stable": 100 - weight, "canary": weight},
+            "weights": {"stable": 100 - weight, "canary": weight, "shadow": 100 if shadow else 0},
             "policy_digest": self.policy.digest,
-            "verdict": None if verdict is None else _plain(verdict),
+            "verdict": None if verdict is None else verdict.as_dict(),
             "ledger": self.ledger_head,  # anchors the log: cutting records off its end shows
         }
-        commit = self.actuator.set_weights(100 - weight, weight, evidence)
-        self.weight = weight
-        self._tell("weights_set", f"canary at {weight} %", commit=commit)
+        commit = self.actuator.set_weights(100 - weight, weight, evidence, shadow=100 if shadow else 0)
+        self.weight, self.shadow = weight, shadow
+        mirrored = ", every request mirrored to it" if shadow else ""
+        self._tell("weights_set", f"canary at {weight} %{mirrored}", commit=commit)
 
     def _check_alone(self) -> None:
         edit = self.actuator.foreign_edit()
         if edit is not None:
             raise _SomeoneElseError(edit)
 
-    def _tell(self, kind: str, message: str, verdict: Verdict | None = None, **fields: Any) -> None:
+    def _tell(self, kind: str, message: str, told: Verdict | None = None, /, **fields: Any) -> None:
         at = self.clock.now()
-        self.ledger_head = self.ledger.record(kind, at, weight=self.weight, **fields)
-        self.on_event(Event(kind, at, self.weight, message, verdict))
-
-
-class _Readings:
-    """Keeps the snapshots that the windows begin at.
-
-    The canary is judged on the present step alone. The stable revision is judged on the whole rollout,
-    because at the last step it gets no requests at all.
-    """
-
-    def __init__(self, provider: MetricsProvider) -> None:
-        self._provider = provider
-        self._stable: Snapshot | None = None
-        self._canary: Snapshot | None = None
-
-    def begin(self, now: float, resumed: bool) -> None:
-        # A rollout that goes on may be at a step where stable gets nothing: its whole life is then the
-        # comparison.
-        stable = self._provider.read(now)["stable"]
-        self._stable = Snapshot(at=now) if resumed and stable is not None else stable
-
-    def begin_step(self, now: float) -> None:
-        self._canary = self._provider.read(now)["canary"]
-
-    def look(self, now: float) -> tuple[Window | None, Window | None]:
-        """The windows up to now; after an outage or a restart a window is None once and begins anew."""
-        read = self._provider.read(now)
-        stable, canary = between(self._stable, read["stable"]), between(self._canary, read["canary"])
-        if stable is None and read["stable"] is not None:
-            self._stable = read["stable"]
-        if canary is None and read["canary"] is not None:
-            self._canary = read["canary"]
-        return stable, canary
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "decision": str(verdict.decision),
-        "reasons": list(verdict.reasons),
-        "numbers": verdict.numbers,
-        "breaches": list(verdict.breaches),
-    }
-
-
-def _counters(window: Window | None) -> dict[str, Any] | None:
-    """What a verdict can be recomputed from: the +Inf bound is written as text, JSON has no infinity."""
-    if window is None:
-        return None
-    return {**asdict(window), "latency": [[str(bound), count] for bound, count in window.latency]}
+        self.ledger_head = self.ledger.record(kind, at, weight=self.weight, shadow=self.shadow, **fields)
+        self.on_event(Event(kind, at, self.weight, message, told))

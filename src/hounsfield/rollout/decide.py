@@ -1,31 +1,50 @@
-"""The decision on one step of a canary: pure, from evidence, policy and clock to a verdict with its numbers.
+"""The decision on a rollout: pure, from a policy and the observations so far to a verdict with its numbers.
 
-Method, for each rate (errors, refusals, share sent to review). Counts are taken as binomial, and each
-revision's rate gets a one-sided exact bound (Clopper and Pearson, Biometrika 26, 1934) at error (1 -
-confidence) / 2, so that both hold together with `confidence`:
+It may be looked at after every request. What holds, over all metrics, subgroups, steps and looks together:
 
-- PROMOTE asks that the canary's upper bound less the stable revision's lower bound is within the margin: zero
-  errors in 30 requests still allow a rate of 11.6 %, and are not read as 0 %.
-- ROLLBACK asks that the canary's lower bound less the stable revision's upper bound is beyond the margin.
-- Everything else is HOLD, and so is every kind of missing data.
+- A canary that is worse than the margin of at least one guardrail (overall, or in a declared subgroup that
+  is not passed over as UNASSESSABLE) is ever moved up with a chance of at most `alpha_promotion`. PROMOTE
+  asks for the proof of every contrast, each at 1 / alpha_promotion; the one that is truly violated reaches
+  that with a chance of at most alpha_promotion (Ville), whatever the others do. So an intersection-union
+  test (Berger, Technometrics 24, 1982) needs no correction for the number of metrics and subgroups. The
+  proof runs over the whole rollout: what one step has shown stays shown, and no step spends alpha anew.
+- A canary that is within every margin is ever rolled back for harm with a chance of at most
+  `alpha_rollback`. Here a correction is needed, and made: the mean of all contrasts' e-values, weighted by
+  stakes fixed beforehand, has to reach 1 / alpha_rollback (`betting.harm_anywhere`).
 
-The 95th percentile of the canary's latency is a point estimate, held against an absolute limit.
+The e-processes are in `hounsfield.rollout.evalue` (Turner, Ly and Grünwald 2024) and `betting`. They
+suppose that, given the past, an outcome is bad with the same chance for every request of a revision within
+a look. Rates may drift from look to look, but images of one study that fail together are fewer outcomes
+than they are counted as.
 
-The bounds hold for one look at a fixed number of requests. A controller looks after every interval, which
-makes a wrong promotion likelier than 1 - confidence; `judge_rate` is the one place to replace by a confidence
-sequence.
+HOLD is everything else: no data, a source that is down, a revision that answers nothing or as another
+version, a person's approval that is wanting. A rollout that is undecided at its longest time, or that lost
+its canary more often than the budget of failures, is rolled back too; that is a matter of the policy, not
+of alpha.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
-from hounsfield.rollout.evidence import Evidence
-from hounsfield.rollout.policy import Policy
+from hounsfield.rollout import betting
+from hounsfield.rollout.betting import Counts, Terms, Wealth
+from hounsfield.rollout.evidence import Observation
+from hounsfield.rollout.guardrails import Contrast, contrasts
+from hounsfield.rollout.policy import Policy, Step
+
+DIGITS = 9
+"""Logarithms of evidence are compared and told to this many digits, so that the last bit of a machine's
+`log` is not the one that decides."""
+
+
+_APPROVAL = "a person has to approve"
 
 
 class Decision(StrEnum):
@@ -34,136 +53,241 @@ class Decision(StrEnum):
     ROLLBACK = "ROLLBACK"
 
 
+class Standing(StrEnum):
+    """Where one guardrail stands in one group."""
+
+    PROVEN = "PROVEN"
+    OPEN = "OPEN"
+    UNASSESSABLE = "UNASSESSABLE"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One guardrail in one group (empty: all requests), with every number that it was judged by.
+
+    Counts are of bad outcomes and outcomes since the rollout began; for `score_distribution` at the bound
+    that is worst for the canary. `proof` and `harm` are natural logarithms of e-values.
+    """
+
+    guardrail: str
+    group: str
+    standing: Standing
+    margin: float
+    stable_bad: int
+    stable_total: int
+    canary_bad: int
+    canary_total: int
+    proof: float
+    harm: float
+    is_beyond: bool
+    """The plain rates differ by more than the margin, proven or not."""
+
+    @property
+    def label(self) -> str:
+        return self.guardrail.replace("_", " ") + (f" of {self.group}" if self.group else "")
+
+    @property
+    def rates(self) -> str:
+        canary = f"{self.canary_bad} of {self.canary_total}"
+        if self.guardrail in ("latency", "agreement"):
+            return canary
+        return f"{canary} against {self.stable_bad} of {self.stable_total}"
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """A decision, why, and every number that led there (None: not measurable).
-
-    `breaches` names the guardrails that the canary is beyond by its plain rate, though the bounds do not
-    prove it yet: the controller allows a few such checks.
-    """
+    """A decision, why, and every number that led there."""
 
     decision: Decision
     reasons: tuple[str, ...]
-    numbers: dict[str, float | int | None]
-    breaches: tuple[str, ...] = ()
+    findings: tuple[Finding, ...]
+    numbers: dict[str, float | int]
+
+    @property
+    def breaches(self) -> tuple[str, ...]:
+        """The guardrails that the canary is beyond by its plain rates, proven or not."""
+        return tuple(finding.label for finding in self.findings if finding.is_beyond)
+
+    def as_dict(self) -> dict[str, Any]:
+        findings = [{**asdict(finding), "standing": str(finding.standing)} for finding in self.findings]
+        return {
+            "decision": str(self.decision),
+            "reasons": list(self.reasons),
+            "findings": findings,
+            "numbers": self.numbers,
+        }
 
 
 @dataclass(frozen=True)
-class RateJudgement:
-    """One guardrail: rates (0 to 1), and the interval [low, high] of the increase from stable to canary."""
+class State:
+    """Everything that the observations so far have left; `observe` gives the next one."""
 
-    stable: float
-    canary: float
-    low: float
-    high: float
-
-
-def decide(evidence: Evidence, policy: Policy, now: float) -> Verdict:
-    """Judge one look at a step; `now` is unix time (s). Raises nothing: what cannot be judged is HOLD."""
-    elapsed_s = now - evidence.started_at
-    numbers: dict[str, float | int | None] = {"elapsed_s": round(elapsed_s, 3)}
-    verdict = _on_evidence(evidence, policy, numbers)
-    if verdict.decision is Decision.HOLD and not elapsed_s <= policy.max_duration_s:
-        late = f"no decision after {elapsed_s:.0f} s, and the policy allows {policy.max_duration_s:g} s"
-        return Verdict(Decision.ROLLBACK, (late, *verdict.reasons), numbers, verdict.breaches)
-    return verdict
+    policy: Policy
+    contrasts: tuple[Contrast, ...]
+    terms: Terms
+    wealth: Wealth
+    started_at: float
+    at: float
+    step: Step | None = None
+    step_requests: int = 0
+    failures: int = 0
+    latest: Observation | None = None
 
 
-def _on_evidence(evidence: Evidence, policy: Policy, numbers: dict[str, float | int | None]) -> Verdict:
-    stable, canary = evidence.stable, evidence.canary
-    numbers["stable_requests"] = None if stable is None else stable.requests
-    numbers["canary_requests"] = None if canary is None else canary.requests
-    if canary is None:
-        reason = "the canary's metrics are missing, or its server was restarted"
-        return Verdict(Decision.HOLD, (reason,), numbers, ("canary_metrics",))
-    if stable is None:
-        return Verdict(
-            Decision.HOLD,
-            ("the stable revision's metrics are missing, or its server was restarted",),
-            numbers,
-        )
-    if not canary.requests > 0:
-        return Verdict(Decision.HOLD, ("the canary has had no requests in this step",), numbers)
-    if not stable.requests > 0:
-        return Verdict(Decision.HOLD, ("the stable revision has had no requests to compare with",), numbers)
-
-    enough = canary.requests >= policy.min_requests
-    worse, unproven, breaches = [], [], []
-    guardrails = (
-        ("error_rate", "errors", "requests", policy.max_error_rate_increase),
-        ("refusal_rate", "refused", "requests", policy.max_refusal_rate_increase),
-        ("review_share", "reviewed", "scored", policy.max_review_share_increase),
-    )
-    for name, count, total, margin in guardrails:
-        judged = judge_rate(
-            (getattr(stable, count), getattr(stable, total)),
-            (getattr(canary, count), getattr(canary, total)),
-            policy.confidence,
-        )
-        for key in ("stable", "canary", "low", "high"):
-            numbers[f"{name}_{key}"] = None if judged is None else round(getattr(judged, key), 6)
-        label = name.replace("_", " ")
-        if judged is None:
-            unproven.append(f"{label} cannot be measured: no image was scored")
-            continue
-        between = f"between {judged.low:+.1%} and {judged.high:+.1%} of the stable revision's"
-        if judged.low > margin:
-            worse.append(f"{label} {judged.canary:.1%} is {between}, beyond the margin of {margin:.1%}")
-        elif judged.high > margin:
-            unproven.append(
-                f"{label} {judged.canary:.1%} is {between}; the margin of {margin:.1%} is not ruled out"
-            )
-        if enough and judged.canary - judged.stable > margin:
-            breaches.append(name)
-
-    latency_s, limit_s = canary.latency_p95_s, policy.max_latency_p95_s
-    numbers["latency_p95_s_stable"], numbers["latency_p95_s_canary"] = stable.latency_p95_s, latency_s
-    if latency_s is None or math.isnan(latency_s):
-        unproven.append("the canary's latency cannot be measured")
-    elif latency_s > limit_s:
-        unproven.append(f"latency p95 {latency_s:.3f} s is above the limit of {limit_s:g} s")
-        if enough:
-            breaches.append("latency_p95_s")
-
-    if worse:
-        return Verdict(Decision.ROLLBACK, tuple(worse), numbers, tuple(breaches))
-    if not enough:
-        unproven.insert(0, f"{canary.requests} of the {policy.min_requests} requests that a step needs")
-    if unproven:
-        return Verdict(Decision.HOLD, tuple(unproven), numbers, tuple(breaches))
-    return Verdict(Decision.PROMOTE, ("every guardrail is within its margin",), numbers)
+def begin(policy: Policy, started_at: float) -> State:
+    """The state of a rollout that began at the unix time `started_at` (seconds)."""
+    found = contrasts(policy)
+    terms = Terms.of(found)
+    return State(policy, found, terms, betting.begin(terms), started_at, started_at)
 
 
-def judge_rate(stable: tuple[int, int], canary: tuple[int, int], confidence: float) -> RateJudgement | None:
-    """Compare two rates given as (count, total); None when a total is 0 or the counts make no sense."""
-    if not all(0 <= count <= total and total > 0 for count, total in (stable, canary)):
-        return None
-    error = (1 - confidence) / 2
-    return RateJudgement(
-        stable=stable[0] / stable[1],
-        canary=canary[0] / canary[1],
-        low=lower_bound(*canary, error) - upper_bound(*stable, error),
-        high=upper_bound(*canary, error) - lower_bound(*stable, error),
+def observe(state: State, observation: Observation) -> State:
+    """The state after one more look. Deterministic: the same observations give the same state, to the bit."""
+    step = _step(state.policy, observation)
+    fresh = state.step != step
+    requests = 0 if fresh else state.step_requests
+    failures = 0 if fresh else state.failures
+    failures += any("canary" in said for said in (*observation.trouble, *observation.restarted))
+    state = replace(state, at=observation.at, step=step, failures=failures, latest=observation)
+    if observation.stable is None or observation.canary is None:
+        return replace(state, step_requests=requests)
+    counts = _counts(state.contrasts, observation)
+    return replace(
+        state,
+        wealth=betting.look(state.terms, state.wealth, counts, is_last_step=observation.weight == 100),
+        step_requests=requests + sum(observation.canary.get(key, 0) for key in ("ok", "refused", "error")),
     )
 
 
-def upper_bound(count: int, total: int, error: float) -> float:
-    """Clopper and Pearson's upper bound: the rate at which `count` or fewer of `total` has chance `error`."""
-    if count >= total:
-        return 1.0
-    successes = np.arange(count + 1)
-    log_choose = np.concatenate([[0.0], np.cumsum(np.log(total - successes[:-1]) - np.log(successes[1:]))])
-    low, high = count / total, 1.0
-    for _ in range(50):  # bisection, to well below 1e-12
-        rate = (low + high) / 2
-        log_terms = log_choose + successes * math.log(rate) + (total - successes) * math.log1p(-rate)
-        chance = math.exp(log_terms.max()) * float(np.exp(log_terms - log_terms.max()).sum())
-        low, high = (rate, high) if chance > error else (low, rate)
-        if rate >= 1.0 or high - low < 1e-13:
-            break
-    return high
+def judge(state: State) -> Verdict:
+    """The verdict on a state. Raises nothing: what cannot be judged is HOLD."""
+    budgets = state.policy.budgets
+    findings = tuple(_findings(state))
+    elapsed_s = state.at - state.started_at
+    harm_anywhere = round(float(betting.harm_anywhere(state.terms, state.wealth)), DIGITS)
+    wanted_proof, wanted_harm = (
+        round(-math.log(alpha), DIGITS) for alpha in (budgets.alpha_promotion, budgets.alpha_rollback)
+    )
+    numbers: dict[str, float | int] = {
+        "elapsed_s": round(elapsed_s, 3),
+        "canary_requests": state.step_requests,
+        "looks": state.wealth.looks,
+        "failures": state.failures,
+        "harm": harm_anywhere,
+        "harm_wanted": wanted_harm,
+        "proof_wanted": wanted_proof,
+    }
+
+    def verdict(decision: Decision, *reasons: str) -> Verdict:
+        return Verdict(decision, reasons, findings, numbers)
+
+    if harm_anywhere >= wanted_harm:
+        worst = sorted(findings, key=lambda finding: -finding.harm)
+        guilty = [finding for finding in worst if finding.harm >= wanted_harm] or worst[:1]
+        return verdict(Decision.ROLLBACK, *(_harm_reason(finding) for finding in guilty))
+    waiting = list(_waiting(state, findings, wanted_proof))
+    if not waiting:
+        return verdict(Decision.PROMOTE, "every guardrail is proven to be within its margin")
+    if state.failures > budgets.failures_allowed:
+        lost = f"{state.failures} looks of this step found the canary unreachable or restarted"
+        return verdict(Decision.ROLLBACK, lost, *waiting)
+    if not elapsed_s <= budgets.max_duration_s:  # also when the clock is no number
+        late = f"no decision after {elapsed_s:.0f} s, and the policy allows {budgets.max_duration_s:g} s"
+        return verdict(Decision.ROLLBACK, late, *waiting)
+    return verdict(Decision.HOLD, *waiting)
 
 
-def lower_bound(count: int, total: int, error: float) -> float:
-    """Clopper and Pearson's one-sided lower bound, by symmetry."""
-    return 1.0 - upper_bound(total - count, total, error)
+def waits_for_a_person(verdict: Verdict) -> bool:
+    """Whether nothing but an approval is wanting."""
+    return len(verdict.reasons) == 1 and verdict.reasons[0].startswith(_APPROVAL)
+
+
+def replay(policy: Policy, started_at: float, observations: Iterable[Observation]) -> Iterator[Verdict]:
+    """The verdict after each of the observations, from them alone."""
+    state = begin(policy, started_at)
+    for observation in observations:
+        state = observe(state, observation)
+        yield judge(state)
+
+
+def _step(policy: Policy, observation: Observation) -> Step | None:
+    if observation.shadow:
+        return policy.shadow
+    return next((step for step in policy.steps if step.weight == observation.weight), None)
+
+
+def _waiting(state: State, findings: tuple[Finding, ...], wanted_proof: float) -> Iterator[str]:
+    """What stands between the canary and its next step; nothing is PROMOTE."""
+    latest, step = state.latest, state.step
+    if latest is None or step is None:
+        yield "there is no observation of a step of the policy yet"
+        return
+    if latest.stable is None or latest.canary is None:
+        yield from latest.trouble or ("there are no metrics",)
+        return
+    yield from (f"{role} was restarted" for role in latest.restarted)
+    if state.step_requests < step.min_requests:
+        yield f"{state.step_requests} of the {step.min_requests} requests that a step needs"
+    if not any(latest.canary.get(key, 0) for key in ("ok", "refused", "error")):
+        yield "the canary answered nothing since the last look"
+    ways = {
+        (contrast.guardrail.name, contrast.group): contrast.guardrail.when_unassessable
+        for contrast in state.contrasts
+    }
+    for finding in findings:
+        if finding.standing is Standing.OPEN:
+            yield _open_reason(finding, wanted_proof)
+        elif finding.standing is Standing.UNASSESSABLE and ways[finding.guardrail, finding.group] == "hold":
+            yield f"{finding.label} is UNASSESSABLE: {finding.rates} are too few"
+    if step.approval and not latest.approved_by:
+        yield f"{_APPROVAL} going on from {step.weight} %"
+
+
+def _findings(state: State) -> Iterator[Finding]:
+    """One a guardrail and group, in the order of the contrasts; several contrasts are told by their worst."""
+    totals, harms = state.wealth.totals, betting.harm(state.terms, state.wealth)
+    wanted = round(-math.log(state.policy.budgets.alpha_promotion), DIGITS)
+    places: dict[tuple[str, str], list[int]] = {}
+    for index, contrast in enumerate(state.contrasts):
+        places.setdefault((contrast.guardrail.name, contrast.group), []).append(index)
+    for (name, group), indices in places.items():
+        guardrail = state.contrasts[indices[0]].guardrail
+        alone = state.contrasts[indices[0]].alone
+        k_s, n_s, k_c, n_c = (
+            np.asarray(values)[indices].astype(int)
+            for values in (totals.k_s, totals.n_s, totals.k_c, totals.n_c)
+        )
+        increase = k_c / np.maximum(n_c, 1) - (0 if alone else k_s / np.maximum(n_s, 1))
+        worst = int(np.argmax(increase))
+        proof = round(float(state.wealth.proof[indices].min()), DIGITS)
+        is_beyond = bool(n_c.min() >= guardrail.minimum and increase[worst] > guardrail.margin)
+        if n_c.min() < guardrail.minimum or (not alone and n_s.min() < guardrail.minimum):
+            standing = Standing.UNASSESSABLE
+        else:
+            # What was proven once is not enough for a canary whose plain rate has left its margin since.
+            standing = Standing.PROVEN if proof >= wanted and not is_beyond else Standing.OPEN
+        counted = (int(values[worst]) for values in (k_s, n_s, k_c, n_c))
+        harm = round(float(harms[indices].max()), DIGITS)
+        yield Finding(name, group, standing, guardrail.margin, *counted, proof, harm, is_beyond)
+
+
+def _counts(found: tuple[Contrast, ...], observation: Observation) -> Counts:
+    stable = np.array([contrast.count(observation.stable or {}) for contrast in found], dtype=np.float64)
+    canary = np.array([contrast.count(observation.canary or {}) for contrast in found], dtype=np.float64)
+    return Counts(stable[:, 0], stable[:, 1], canary[:, 0], canary[:, 1])
+
+
+def _open_reason(finding: Finding, wanted: float) -> str:
+    if finding.is_beyond:
+        return f"{finding.label} {finding.rates} is beyond the margin of {finding.margin:.1%}"
+    return (
+        f"{finding.label} {finding.rates} is not proven within {finding.margin:.1%} yet "
+        f"(evidence {math.exp(min(finding.proof, 50)):.1f} of {math.exp(wanted):.0f})"
+    )
+
+
+def _harm_reason(finding: Finding) -> str:
+    return (
+        f"{finding.label} {finding.rates} is beyond the margin of {finding.margin:.1%} "
+        f"(evidence {math.exp(min(finding.harm, 50)):.3g} to 1)"
+    )

@@ -1,14 +1,16 @@
 """Evidence: what each revision did between two readings of its metrics.
 
-The metrics are the ones that `hounsfield.serving.metrics` exports, in Prometheus' text format.
+The metrics are the ones that `hounsfield.serving.metrics` exports. A provider gives `Snapshot`s of
+counters, from the servers' own pages (`scrape`) or from a Prometheus server (`prometheus`); `Watch` turns
+them into `Observation`s, the only thing that decisions are made of and that the ledger has to keep.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hounsfield.errors import RolloutError
 
@@ -17,135 +19,210 @@ REVISIONS = ("stable", "canary")
 REQUESTS = "hounsfield_requests_total"
 REVIEWS = "hounsfield_review_total"
 LATENCY = "hounsfield_request_latency_seconds"
+SCORE = "hounsfield_score"
+AGREEMENT = "hounsfield_agreement_total"
+FEEDBACK = "hounsfield_feedback_total"
+GROUP_REQUESTS = "hounsfield_subgroup_requests_total"
+GROUP_REVIEWS = "hounsfield_subgroup_review_total"
+GROUP_FEEDBACK = "hounsfield_subgroup_feedback_total"
 
-Buckets = tuple[tuple[float, float], ...]
-"""(upper bound in seconds, number of requests at or below it), rising to +Inf."""
+SHADOW = "shadow/"
+"""What the counters of mirrored requests begin with."""
+
+Sample = tuple[str, Mapping[str, str], float]
+"""Name, labels and value of one series, as in Prometheus."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The counters of one revision at the unix time `at` (seconds), since its process started.
+    """The counters of one revision at the unix time `at` (seconds), by process, since that process started.
 
-    `ok`, `refused` and `errors` count images; `reviewed` those of `ok` that were sent to a person.
+    A process is named by Prometheus' label `instance`; a page that is scraped directly has one, named ''.
+    Keys of the counters: `ok`, `refused`, `error`, `review` (images); `latency` and `latency<=0.5`
+    (requests, seconds); `score` and `score<=0.1` (images); `positive/negative` (truth, then what was
+    called); `agree`, `differ` (images that both revisions saw). `patient_sex=F/ok` is the same in a
+    subgroup, `shadow/ok` of mirrored requests.
     """
 
     at: float
-    ok: float = 0
-    refused: float = 0
-    errors: float = 0
-    reviewed: float = 0
-    latency: Buckets = ()
+    processes: Mapping[str, Mapping[str, float]]
     model_versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Window:
-    """What one revision did in `seconds`: counts of images, and the latency of requests."""
+class Observation:
+    """One look: what both revisions did in the same `seconds` up to the unix time `at`.
 
+    `stable` and `canary` are both None when anything was amiss (`trouble` says what): a source was down, or
+    another model answered. `restarted` names the revisions whose counters began anew: what they did between
+    the last reading and their end is lost. `weight` is the canary's percent, `shadow` says that its
+    requests were mirrored ones, and `approved_by` who has let this step go on.
+    """
+
+    at: float
     seconds: float
-    requests: int
-    errors: int
-    refused: int
-    reviewed: int
-    latency: Buckets
+    weight: int
+    stable: Mapping[str, int] | None
+    canary: Mapping[str, int] | None
+    shadow: bool = False
+    trouble: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    approved_by: tuple[str, ...] = ()
 
-    @property
-    def scored(self) -> int:
-        return self.requests - self.errors - self.refused
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "stable": None if self.stable is None else dict(self.stable),
+            "canary": None if self.canary is None else dict(self.canary),
+            "trouble": list(self.trouble),
+            "restarted": list(self.restarted),
+            "approved_by": list(self.approved_by),
+        }
 
-    @property
-    def latency_p95_s(self) -> float | None:
-        return histogram_quantile(0.95, self.latency)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One look at both revisions. None: its source was down, or its process was restarted meanwhile."""
-
-    stable: Window | None
-    canary: Window | None
-    started_at: float
-    """When the rollout began, unix time in seconds: `decide` holds it against the policy's longest time."""
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Observation:
+        lists = {key: tuple(values[key]) for key in ("trouble", "restarted", "approved_by")}
+        return cls(**{**values, **lists})
 
 
 class MetricsProvider(Protocol):
-    """Where snapshots come from: the servers themselves (`scrape`), later a Prometheus server."""
+    """Where snapshots come from: the servers themselves (`scrape`), or a Prometheus server (`prometheus`)."""
 
     def read(self, now: float) -> Mapping[str, Snapshot | None]:
         """A snapshot for each of REVISIONS, None for one whose source is down."""
+
+
+class Watch:
+    """Turns readings into observations. Both revisions' windows begin and end together.
+
+    After an outage the window reaches back to the last reading of both, so nothing is lost to it; a counter
+    that fell means that the process began anew, and what it counts since then is the increase (as
+    Prometheus' `increase` has it). Another model version is no such thing: its window begins anew, and is
+    not judged.
+    """
+
+    def __init__(self, provider: MetricsProvider) -> None:
+        self._provider = provider
+        self._before: dict[str, Snapshot] | None = None
+        self._since = math.nan
+
+    def look(
+        self, now: float, weight: int, shadow: bool = False, approved_by: tuple[str, ...] = ()
+    ) -> Observation:
+        """The observation up to `now`. The first one only begins the window."""
+        read = self._provider.read(now)
+        common = {"at": now, "weight": weight, "shadow": shadow, "approved_by": approved_by}
+        down = tuple(f"{role} does not give its metrics" for role in REVISIONS if read[role] is None)
+        if down:
+            seconds = 0.0 if self._before is None else now - self._since
+            return Observation(**common, seconds=seconds, stable=None, canary=None, trouble=down)
+        before, self._before = self._before, dict(read)
+        seconds, self._since = now - self._since, now
+        if before is None:
+            return Observation(**common, seconds=0.0, stable={}, canary={})
+        others = tuple(
+            f"{role} answers as version {_versions(read[role])}, it was {_versions(before[role])}"
+            for role in REVISIONS
+            if before[role].model_versions and before[role].model_versions != read[role].model_versions
+        )
+        if others:
+            return Observation(**common, seconds=seconds, stable=None, canary=None, trouble=others)
+        increases = {role: increase(before[role], read[role]) for role in REVISIONS}
+        return Observation(
+            **common,
+            seconds=seconds,
+            stable=_of_traffic(increases["stable"][0], False),
+            canary=_of_traffic(increases["canary"][0], shadow),
+            restarted=tuple(role for role in REVISIONS if increases[role][1]),
+        )
+
+
+def increase(before: Snapshot, after: Snapshot) -> tuple[dict[str, int], bool]:
+    """By how much each counter rose, over all processes; and whether one of them ended or was restarted.
+
+    A process that was not there before only begins its window: nobody knows when it started to count.
+    """
+    rises: dict[str, float] = {}
+    restarted = bool(before.processes.keys() - after.processes.keys())
+    for name in sorted(after.processes):
+        counters = after.processes[name]
+        earlier = before.processes.get(name, counters)
+        began_anew = any(counters.get(key, 0.0) < value for key, value in earlier.items())
+        restarted = restarted or began_anew
+        for key, value in counters.items():
+            rises[key] = rises.get(key, 0.0) + value - (0.0 if began_anew else earlier.get(key, 0.0))
+    return {key: round(rises[key]) for key in sorted(rises)}, restarted
 
 
 def parse(text: str, at: float) -> Snapshot:
     """Read a `/metrics` page; raises RolloutError when it lacks a metric, or holds one that is no number."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    outcomes = {"ok": 0.0, "refused": 0.0, "error": 0.0}
-    reviewed, latency, versions, found = 0.0, {}, set(), set()
     try:
-        for family in text_string_to_metric_families(text):
-            found.add(family.name)
-            for sample in family.samples:
-                if sample.name == REQUESTS:
-                    outcomes[sample.labels["outcome"]] += sample.value
-                    versions.add(sample.labels.get("model_version", ""))
-                elif sample.name == REVIEWS:
-                    reviewed += sample.value
-                elif sample.name == f"{LATENCY}_bucket":
-                    bound = float(sample.labels["le"])
-                    latency[bound] = latency.get(bound, 0.0) + sample.value
-    except (ValueError, KeyError) as error:
+        families = list(text_string_to_metric_families(text))
+    except ValueError as error:
         raise RolloutError(f"the metrics page is not what a Hounsfield predictor writes: {error}") from None
-    for name in (REQUESTS, REVIEWS, LATENCY):
-        if name.removesuffix("_total") not in found:
-            raise RolloutError(f"the metrics page has no {name}; is this a Hounsfield predictor?")
-    counts = [*outcomes.values(), reviewed, *latency.values()]
-    if not all(math.isfinite(count) and count >= 0 for count in counts):
-        raise RolloutError("the metrics page has a counter that is negative or not a number")
-    return Snapshot(
-        at=at,
-        ok=outcomes["ok"],
-        refused=outcomes["refused"],
-        errors=outcomes["error"],
-        reviewed=reviewed,
-        latency=tuple(sorted(latency.items())),
-        model_versions=tuple(sorted(versions)),
+    return snapshot(
+        ((sample.name, sample.labels, sample.value) for family in families for sample in family.samples), at
     )
 
 
-def between(before: Snapshot | None, after: Snapshot | None) -> Window | None:
-    """What happened from `before` to `after`; None when either is missing or they are not of one process.
+def snapshot(samples: Iterable[Sample], at: float) -> Snapshot:
+    """Counters out of samples, summed over the labels that do not matter; other series are passed over.
 
-    A counter that fell, or another model version, means that the server was restarted in between: what it did
-    before that is lost, so the window would flatter it.
+    Raises RolloutError when a metric is missing, so that it is not read as zero, or holds a value that is
+    no count.
     """
-    if before is None or after is None:
-        return None
-    if before.model_versions and before.model_versions != after.model_versions:
-        return None
-    counts = [getattr(after, key) - getattr(before, key) for key in ("ok", "refused", "errors", "reviewed")]
-    earlier = dict(before.latency)
-    latency = tuple((bound, count - earlier.get(bound, 0.0)) for bound, count in after.latency)
-    if min(counts, default=0) < 0 or any(count < 0 for _, count in latency):
-        return None
-    ok, refused, errors, reviewed = (round(count) for count in counts)
-    return Window(after.at - before.at, ok + refused + errors, errors, refused, reviewed, latency)
+    processes: dict[str, dict[str, float]] = {}
+    versions, found = set(), set()
+    for name, labels, value in samples:
+        found.add(name)
+        if name == REQUESTS:
+            versions.add(labels.get("model_version", ""))
+        counters = processes.setdefault(labels.get("instance", ""), {})
+        try:
+            for key in _keys(name, labels):
+                counters[key] = counters.get(key, 0.0) + value
+        except (KeyError, ValueError):
+            raise RolloutError(
+                f"the metric {name} lacks a label that a Hounsfield predictor gives it"
+            ) from None
+    for name in (REQUESTS, REVIEWS, f"{LATENCY}_count"):
+        if name not in found:
+            raise RolloutError(f"the metrics have no {name}; is this a Hounsfield predictor?")
+    values = [value for counters in processes.values() for value in counters.values()]
+    if not all(math.isfinite(value) and value >= 0 for value in values):
+        raise RolloutError("the metrics have a counter that is negative or not a number")
+    return Snapshot(at, processes, tuple(sorted(versions)))
 
 
-def histogram_quantile(quantile: float, buckets: Buckets) -> float | None:
-    """The quantile of cumulative buckets by Prometheus' rule, in the unit of the bounds; None without
-    observations.
+def _keys(name: str, labels: Mapping[str, str]) -> Iterator[str]:
+    traffic = SHADOW if labels.get("traffic") == "shadow" else ""
+    group = f"{labels['attribute']}={labels['group']}/" if name.startswith("hounsfield_subgroup_") else ""
+    prefix = traffic + group
+    match name:
+        case n if n in (REQUESTS, GROUP_REQUESTS):
+            yield prefix + labels["outcome"]
+        case n if n in (REVIEWS, GROUP_REVIEWS):
+            yield f"{prefix}review"
+        case n if n in (FEEDBACK, GROUP_FEEDBACK):
+            yield f"{prefix}{labels['truth']}/{labels['predicted']}"
+        case n if n == AGREEMENT:
+            yield prefix + {"true": "agree", "false": "differ"}[labels["agrees"]]
+        case n if n in (f"{LATENCY}_count", f"{SCORE}_count"):
+            yield prefix + ("latency" if n.startswith(LATENCY) else "score")
+        case n if n in (f"{LATENCY}_bucket", f"{SCORE}_bucket") and labels["le"] != "+Inf":
+            yield f"{prefix}{'latency' if n.startswith(LATENCY) else 'score'}<={float(labels['le']):g}"
 
-    Linear within a bucket, whose lower bound is 0 for the first one. A quantile that falls into the +Inf
-    bucket is given as the highest finite bound: read it as "at least that".
-    """
-    if len(buckets) < 2 or buckets[-1][0] != math.inf or not buckets[-1][1] > 0:
-        return None
-    rank = quantile * buckets[-1][1]
-    lower, below = 0.0, 0.0
-    for upper, count in buckets:
-        if count >= rank:
-            if upper == math.inf:
-                return lower
-            return lower + (upper - lower) * (rank - below) / (count - below) if count > below else upper
-        lower, below = upper, count
-    return None
+
+def _of_traffic(rises: Mapping[str, int], shadow: bool) -> dict[str, int]:
+    """The counters of mirrored requests or of all others. Labels and agreement know no traffic: they go
+    with both."""
+    if not shadow:
+        return {key: rise for key, rise in rises.items() if not key.startswith(SHADOW)}
+    mirrored = {key.removeprefix(SHADOW): rise for key, rise in rises.items() if key.startswith(SHADOW)}
+    return {key: rises[key] for key in ("agree", "differ") if key in rises} | mirrored
+
+
+def _versions(found: Snapshot) -> str:
+    return ", ".join(found.model_versions) or "unknown"

@@ -1,16 +1,39 @@
 """The rollout's ledger: what it saw, decided and changed, as records of the hash-chained log.
 
-Every record has `kind` (`rollout_started`, `weights_set`, `verdict`, `rollout_ended`) and `at` (unix time,
-seconds). Metrics are counted a revision, so no record holds anything about a patient.
+Every record has `kind` and `at` (unix time, seconds): `rollout_started` (the policy, and the revisions by
+the digests of their packages), `verdict` (with the observation that it followed), `weights_set`,
+`approval`, `rollout_ended`. Metrics are counted a revision, so no record holds anything about a patient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hounsfield.audit import log
+from hounsfield.errors import AuditError
+from hounsfield.rollout.decide import replay
+from hounsfield.rollout.evidence import Observation
+from hounsfield.rollout.policy import Policy
+
+
+@dataclass
+class Story:
+    """One rollout, as the ledger tells it; a controller that went on after a stop goes on with the same
+    story."""
+
+    started_at: float
+    policy: Mapping[str, Any]
+    policy_digest: str
+    revisions: Mapping[str, str]
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    outcome: str | None = None
+
+    @property
+    def observations(self) -> list[Observation]:
+        return [Observation.from_dict(record["observation"]) for record in self.verdicts]
 
 
 class Ledger:
@@ -25,3 +48,56 @@ class Ledger:
         """All records in order; raises AuditError when the log was tampered with."""
         for entry in log.read(self.path):
             yield {**entry.record, "hash": entry.hash}
+
+    def stories(self) -> list[Story]:
+        """The rollouts in order."""
+        found: list[Story] = []
+        for record in self.records():
+            kind = record["kind"]
+            if kind == "rollout_started" and not record["goes_on"]:
+                names = ("started_at", "policy", "policy_digest", "revisions")
+                found.append(Story(**{name: record[name] for name in names}))
+            elif kind == "verdict":
+                found[-1].verdicts.append(record)
+            elif kind == "rollout_ended":
+                found[-1].outcome = record["outcome"]
+        return found
+
+    def unfinished(self, policy_digest: str, revisions: Mapping[str, str]) -> Story | None:
+        """The last rollout, when it has no end yet and was of this policy and these revisions."""
+        last = next(iter(self.stories()[-1:]), None)
+        if last is None or last.outcome is not None:
+            return None
+        is_same = (last.policy_digest, last.revisions) == (policy_digest, dict(revisions))
+        return last if is_same else None
+
+    def approvals(self, since: float, weight: int) -> tuple[str, ...]:
+        """Who has approved, since the unix time `since`, that the canary goes on from `weight` percent."""
+        names = {
+            record["by"]
+            for record in self.records()
+            if record["kind"] == "approval" and record["at"] >= since and record["weight"] == weight
+        }
+        return tuple(sorted(names))
+
+
+def replay_ledger(ledger: Ledger) -> int:
+    """Work every verdict out again, from its story's policy and observations alone; how many there were.
+
+    Raises AuditError that names the first verdict which does not come out as it was recorded, to the bit.
+    """
+    count = 0
+    for story in ledger.stories():
+        policy = Policy.from_mapping(story.policy, "the ledger's policy")
+        if policy.digest != story.policy_digest:
+            raise AuditError(f"the rollout of {story.started_at:.0f}: its policy has another digest")
+        again = replay(policy, story.started_at, story.observations)
+        for record, verdict in zip(story.verdicts, again, strict=True):
+            recorded = record["verdict"]
+            if recorded != verdict.as_dict():
+                raise AuditError(
+                    f"record {record['hash'][:12]}: {recorded['decision']} at {record['weight']} % and its "
+                    f"numbers do not follow from the observations, which give {verdict.decision}"
+                )
+            count += 1
+    return count

@@ -86,11 +86,25 @@ def weights(tree: Path) -> tuple[int, int]:
     return _checked_weights(values.get("stable"), values.get("canary"))
 
 
-def set_weights(tree: Path, stable: int, canary: int) -> None:
+def shadow(tree: Path) -> int:
+    """Percent of requests that are mirrored to the canary in the working tree; 0 in a tree that has no such
+    key."""
+    return _checked_percent(_mapping(_load(tree), "weights").get("shadow", 0))
+
+
+def set_weights(tree: Path, stable: int, canary: int, shadow: int = 0) -> None:
     """Write the weights into the working tree, keeping every comment; `commit` makes it count."""
     _checked_weights(stable, canary)
     document = _load(tree)
-    _mapping(document, "weights").update(stable=stable, canary=canary)
+    weights = _mapping(document, "weights")
+    if "shadow" not in weights and shadow:
+        raise RolloutError(
+            f"{ROLLOUT_FILE} has no weights.shadow, so nothing can be mirrored: set shadow_first to false "
+            f"in the policy, or remove {tree} to have it seeded again"
+        )
+    weights.update(stable=stable, canary=canary)
+    if "shadow" in weights:
+        weights["shadow"] = _checked_percent(shadow)
     _save(tree, document)
 
 
@@ -198,6 +212,12 @@ def _checked_weights(stable: Any, canary: Any) -> tuple[int, int]:
             "they must be whole percents that together make 100"
         )
     return int(stable), int(canary)
+
+
+def _checked_percent(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
+        raise RolloutError(f"{ROLLOUT_FILE}: weights.shadow is {value!r}; it must be a whole percent")
+    return int(value)
 
 
 def _checked_role(role: str) -> str:

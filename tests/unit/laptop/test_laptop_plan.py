@@ -168,7 +168,7 @@ def test_timeout_and_no_retries(objects):
 
 
 def test_a_mirror_of_a_tenth(objects):
-    route(objects, "rest-by-weight")["mirror"] = {"host": "opacity-canary-predictor", "port": {"number": 80}}
+    assert "request_mirror_policies" not in envoy_route(plan(objects), "rest-by-weight")["route"]
     route(objects, "rest-by-weight")["mirrorPercentage"] = {"value": 10.0}
     (mirror,) = envoy_route(plan(objects), "rest-by-weight")["route"]["request_mirror_policies"]
     assert mirror["cluster"] == "opacity-canary-predictor|80"

@@ -69,6 +69,35 @@ def test_setting_weights_changes_two_lines_and_keeps_the_comments(tree):
     assert changed == [("stable: 100", "stable: 95"), ("canary: 0", "canary: 5")]
 
 
+def test_the_shadow_is_one_line_more(tree):
+    assert manifest.shadow(tree) == 0
+    GitActuator(tree).set_weights(100, 0, {}, shadow=100)
+    assert manifest.shadow(tree) == 100
+    assert (
+        git(tree, "log", "-1", "--format=%s")
+        == "Canary at 0 %, stable at 100 %, 100 % mirrored to the canary"
+    )
+    GitActuator(tree).set_weights(95, 5, {})
+    assert (manifest.shadow(tree), manifest.weights(tree)) == (0, (95, 5))
+
+
+def test_a_tree_without_a_shadow_says_so_and_is_left_alone(tree):
+    path = tree / manifest.ROLLOUT_FILE
+    kept = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("  shadow:")]
+    path.write_text("".join(kept))
+    git(tree, "commit", "--quiet", "--all", "--message=by hand")
+    assert manifest.shadow(tree) == 0
+    with pytest.raises(RolloutError, match=r"has no weights\.shadow"):
+        manifest.set_weights(tree, 100, 0, shadow=100)
+    assert not manifest.dirty(tree)
+
+
+def test_what_each_revision_serves_is_told_by_its_digest(tree):
+    manifest.set_revision(tree, "canary", storage_uri="file:///m", model_version="3", package_digest="ab")
+    manifest.commit(tree, "Deploy", {})
+    assert GitActuator(tree).revisions() == {"stable": "none", "canary": "ab"}
+
+
 @pytest.mark.parametrize(("stable", "canary"), [(95, 6), (101, -1), (50.0, 50.0), (True, 99)])
 def test_weights_that_make_no_sense_are_refused(tree, stable, canary):
     with pytest.raises(RolloutError, match="together make 100"):

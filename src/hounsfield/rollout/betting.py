@@ -1,0 +1,163 @@
+"""The wealth of the bets on every contrast of a policy, and what one look does to it.
+
+For each contrast two questions run side by side, each an e-process of `hounsfield.rollout.evalue`:
+
+- proof, against "the canary is worse by the margin or more", to promote. The bets are on an increase of 0,
+  a quarter and half of the margin, with the prior weights 0.5, 0.3 and 0.2. The greatest value so far
+  counts: Ville's inequality is about the greatest.
+- harm, against "the canary is worse by the margin at most", to roll back. The bets are on increases beyond
+  the margin by 0.02, 0.04, ... 0.64, evenly, and on harm that begins now or at any later look (0.6 on the
+  first, the rest as 1 / (t (t + 1)) on look t): long good conduct does not buy credit. One part in ten is
+  kept for the last step, where the stable revision gets nothing to compare with and `log_universal` takes
+  over.
+
+A mixture of e-processes is one. The stable rate that the bets suppose is estimated from the looks before,
+so the bets are made before their outcomes; a look that brings many outcomes at once changes nothing about
+that.
+
+Arrays end in an axis of contrasts (J), and may have axes of rollouts before it: the simulations run the
+same code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hounsfield.rollout import evalue
+from hounsfield.rollout.evalue import Floats
+from hounsfield.rollout.guardrails import Contrast
+
+PROOF_AT = np.array([0.0, 0.25, 0.5])
+"""Parts of the margin that the proof bets on."""
+PROOF_PRIOR = np.array([0.5, 0.3, 0.2])
+HARM_BEYOND = 0.02 * 2.0 ** np.arange(6)
+"""Rates beyond the margin that the bets on harm are on."""
+HARM_PRIOR = np.full(6, 1 / 6)
+FROM_THE_START = 0.6
+UNIVERSAL_PART = 0.1
+GUESS_WEIGHT = 10.0
+"""How many outcomes the policy's expected rate counts for."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The contrasts as arrays (J,): margin, expected rate, and whether the canary is judged alone."""
+
+    margin: Floats
+    expected: Floats
+    alone: np.ndarray
+    stake: Floats
+
+    @classmethod
+    def of(cls, contrasts: Sequence[Contrast]) -> Terms:
+        return cls(
+            margin=np.array([contrast.guardrail.margin for contrast in contrasts]),
+            expected=np.array([contrast.expected for contrast in contrasts]),
+            alone=np.array([contrast.alone for contrast in contrasts]),
+            stake=np.array([contrast.stake for contrast in contrasts]),
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Bad outcomes and outcomes of both revisions, each (..., J)."""
+
+    k_s: Floats
+    n_s: Floats
+    k_c: Floats
+    n_c: Floats
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.k_s + other.k_s, self.n_s + other.n_s, self.k_c + other.k_c, self.n_c + other.n_c)
+
+
+@dataclass(frozen=True)
+class Wealth:
+    """Everything that the looks so far have left. Logarithms are natural.
+
+    `bets_on_proof` (..., J, 3) and `bets_on_harm` (..., J, 6) are the e-processes of each alternative, the
+    latter of those begun so far; `last_k` and `last_n` (..., J) the canary's counts of the last step.
+    """
+
+    looks: int
+    totals: Counts
+    bets_on_proof: Floats
+    proof: Floats
+    """The greatest log e-value so far."""
+    bets_on_harm: Floats
+    last_k: Floats
+    last_n: Floats
+
+
+def begin(terms: Terms, rollouts: tuple[int, ...] = ()) -> Wealth:
+    shape = (*rollouts, len(terms.margin))
+    nothing = np.zeros(shape)
+    return Wealth(
+        looks=0,
+        totals=Counts(nothing, nothing, nothing, nothing),
+        bets_on_proof=np.zeros((*shape, len(PROOF_AT))),
+        proof=nothing,
+        bets_on_harm=np.full((*shape, len(HARM_BEYOND)), math.log(FROM_THE_START)),
+        last_k=nothing,
+        last_n=nothing,
+    )
+
+
+def look(terms: Terms, wealth: Wealth, counts: Counts, is_last_step: bool) -> Wealth:
+    """The wealth after a look that found `counts` since the one before."""
+    looks = wealth.looks + 1
+    proof_gains = _gains(terms, wealth.totals, counts, PROOF_AT * terms.margin[:, None])
+    bets_on_proof = wealth.bets_on_proof + proof_gains
+    room = 0.9 * (1 - terms.margin[:, None])
+    harm_gains = _gains(terms, wealth.totals, counts, terms.margin[:, None] + np.minimum(HARM_BEYOND, room))
+    begun_now = math.log((1 - FROM_THE_START) / (looks * (looks + 1)))
+    last = (counts.k_c, counts.n_c) if is_last_step else (0.0, 0.0)
+    return replace(
+        wealth,
+        looks=looks,
+        totals=wealth.totals + counts,
+        bets_on_proof=bets_on_proof,
+        proof=np.maximum(wealth.proof, evalue.log_mean(bets_on_proof, PROOF_PRIOR)),
+        bets_on_harm=np.logaddexp(wealth.bets_on_harm + harm_gains, begun_now),
+        last_k=wealth.last_k + last[0],
+        last_n=wealth.last_n + last[1],
+    )
+
+
+def harm(terms: Terms, wealth: Wealth) -> Floats:
+    """log e-value (..., J) against each contrast's being within its margin."""
+    begun = evalue.log_mean(wealth.bets_on_harm, HARM_PRIOR)
+    side_by_side = np.logaddexp(begun, math.log((1 - FROM_THE_START) / (wealth.looks + 1)))
+    if not np.any(wealth.last_n):
+        universal = np.zeros_like(side_by_side)
+    else:
+        totals = wealth.totals
+        universal = evalue.log_universal(totals.k_s, totals.n_s, wealth.last_k, wealth.last_n, terms.margin)
+    both = np.logaddexp(side_by_side + math.log(1 - UNIVERSAL_PART), universal + math.log(UNIVERSAL_PART))
+    return np.where(terms.alone, side_by_side, both)
+
+
+def harm_anywhere(terms: Terms, wealth: Wealth) -> Floats:
+    """log e-value (...) against "every contrast is within its margin": the mean by stakes.
+
+    The mean of e-values is an e-value however they depend on each other (Vovk and Wang, "E-values:
+    calibration, combination and applications", Ann. Stat. 49, 2021), and never less than Bonferroni's
+    correction of them.
+    """
+    return evalue.log_mean(harm(terms, wealth), terms.stake)
+
+
+def _gains(terms: Terms, before: Counts, counts: Counts, increase: Floats) -> Floats:
+    """log factors (..., J, alternatives) of one look, for alternatives (J, alternatives) of the increase."""
+    tiny = evalue.SMALLEST_RATE
+    guess = (before.k_s + GUESS_WEIGHT * terms.expected) / (before.n_s + GUESS_WEIGHT)
+    a_s = np.clip(guess[..., None], tiny, 1 - tiny - increase)
+    k_s, n_s, k_c, n_c = (x[..., None] for x in (counts.k_s, counts.n_s, counts.k_c, counts.n_c))
+    margin = terms.margin[:, None]
+    gains = evalue.log_two_streams(k_s, n_s, k_c, n_c, a_s, a_s + increase, margin)
+    a_alone = np.maximum(increase, np.minimum(terms.expected, terms.margin / 4)[:, None])
+    return np.where(terms.alone[:, None], evalue.log_likelihood_ratio(k_c, n_c, a_alone, margin), gains)
