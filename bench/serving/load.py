@@ -62,7 +62,7 @@ class Tally:
         }
 
 
-class _Connection:
+class Connection:
     """One HTTP client: sends the request, reads one answer, and so on."""
 
     def __init__(self, port: int, request: bytes) -> None:
@@ -108,6 +108,23 @@ class _Connection:
             return self.answer.endswith(b"0\r\n\r\n")
         return len(self.answer) >= self.expected
 
+    def ask(self) -> str:
+        """Send the request and wait for the answer's status; `connection` where there is none."""
+        try:
+            self.socket.setblocking(True)
+            self.begin()
+            self.send()
+            while not self.receive():
+                pass
+            closing = b"\r\nconnection: close" in bytes(self.answer[:1024]).lower()
+        except OSError:
+            closing = True
+        answer = self.status() or "connection"
+        if closing:
+            self.socket.close()
+            self.connect()
+        return answer
+
     def status(self) -> str:
         return self.answer[9:12].decode()
 
@@ -120,19 +137,19 @@ class _Connection:
 def http(plan: Plan, tally: Tally) -> None:
     request = Path(plan.request).read_bytes()
     poll = select.epoll()
-    connections: dict[int, _Connection] = {}
+    connections: dict[int, Connection] = {}
     resting: list[tuple[float, int]] = []
 
-    def begin(connection: _Connection) -> None:
+    def begin(connection: Connection) -> None:
         connection.begin()
         done = connection.send()
         poll.modify(connection.socket, select.EPOLLIN | (0 if done else select.EPOLLOUT))
 
-    def rest(connection: _Connection, seconds: float) -> None:
+    def rest(connection: Connection, seconds: float) -> None:
         heapq.heappush(resting, (time.monotonic() + seconds, connection.socket.fileno()))
 
     for _ in range(plan.clients):
-        connection = _Connection(plan.port, request)
+        connection = Connection(plan.port, request)
         connections[connection.socket.fileno()] = connection
         poll.register(connection.socket, select.EPOLLIN)
         begin(connection)

@@ -42,12 +42,12 @@ def image(size_px: int) -> np.ndarray:
     return np.round(values, 4).astype(np.float32)
 
 
-def radiograph(side_px: int) -> bytes:
-    """An uncompressed DX file of 16 bits with noise over a slope."""
+def radiograph(side_px: int, compressed: bool = False) -> bytes:
+    """A DX file of 16 bits with noise over a slope, plain or in JPEG 2000."""
     import io
 
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEG2000Lossless
 
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -63,6 +63,8 @@ def radiograph(side_px: int) -> bytes:
     slope = np.linspace(0, 3000, side_px)[:, None]
     noise = np.random.default_rng(SEED).integers(0, 1000, (side_px, side_px))
     dataset.PixelData = (slope + noise).astype("<u2").tobytes()
+    if compressed:
+        dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Is the predictor's memory flat over 100,000 requests?"""
