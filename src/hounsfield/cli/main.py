@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hounsfield import __version__
+from hounsfield.cli.access import add_commands as add_access_commands
+from hounsfield.cli.ask import add_commands as add_ask_commands
 from hounsfield.cli.audit import add_commands as add_audit_commands
-from hounsfield.config import MODEL_NAME, Home
+from hounsfield.config import Home
 from hounsfield.errors import HounsfieldError
 
 INTERRUPTED = 130
@@ -43,30 +45,10 @@ def _home(arguments: argparse.Namespace) -> Home:
     return Home.at(arguments.home)
 
 
-def _predict(arguments: argparse.Namespace) -> int:
-    from hounsfield.serving.client import predict_file
-
-    refused = 0
-    for number, path in enumerate(arguments.files, start=1):
-        answer = predict_file(arguments.url, path, arguments.model, timeout_s=arguments.timeout_s)
-        refused += bool(answer["refusal"])
-        if arguments.json:
-            print(json.dumps(answer, sort_keys=True))
-        elif answer["refusal"]:
-            print(f"file {number}: refused, {answer['refusal']}")
-        else:
-            review = ", a person decides" if answer["review_required"] else ""
-            print(
-                f"file {number}: {answer['label']}, probability {answer['probability']:.3f}{review} "
-                f"({answer['model_name']} version {answer['model_version']})"
-            )
-    return 1 if refused else 0
-
-
 def _up(arguments: argparse.Namespace) -> None:
     from hounsfield.laptop import stack
 
-    _print_status(stack.up(_home(arguments), arguments.port))
+    _print_status(stack.up(_home(arguments), arguments.port, secure=arguments.secure))
 
 
 def _apply(arguments: argparse.Namespace) -> None:
@@ -94,6 +76,8 @@ def _print_status(status) -> None:
         print("nothing is running; `make run` starts everything, `hounsfield up` what the tree holds")
         return
     print(f"endpoint  {status.endpoint}")
+    if status.certificate:
+        print(f"TLS       --ca-file {status.certificate}")
     if status.mlflow:
         print(f"MLflow    {status.mlflow}")
     for role, weight in status.weights.items():
@@ -103,12 +87,6 @@ def _print_status(status) -> None:
         print(
             f"{process.process:<9} {process.name.lower()}" + (f" (pid {process.pid})" if process.pid else "")
         )
-
-
-def _stream(arguments: argparse.Namespace) -> int:
-    from hounsfield.serving.stream import run
-
-    return run(arguments.url, arguments.folder, arguments.clients, arguments.seconds)
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -151,38 +129,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    predict = _command(
-        commands, "predict", _predict, "ask the endpoint about DICOM files", "hounsfield predict scan.dcm"
-    )
-    predict.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a DICOM file")
-    predict.add_argument(
-        "--url", default="http://127.0.0.1:8080", help="the endpoint (default: http://127.0.0.1:8080)"
-    )
-    predict.add_argument("--model", default=MODEL_NAME, help=f"the model's name (default: {MODEL_NAME})")
-    predict.add_argument("--timeout-s", type=float, default=30.0, help="seconds to wait (default: 30)")
-    predict.add_argument("--json", action="store_true", help="print the whole answer, a JSON line a file")
-
+    add_ask_commands(commands, command=_command)
     up = _command(commands, "up", _up, "start the stack that the tree describes", "hounsfield up --port 9000")
     up.add_argument(
         "--port", type=int, help="the endpoint's port; the twelve after it are used too (default: 8080)"
     )
+    up.add_argument(
+        "--secure",
+        action="store_true",
+        help="from now on TLS, and a token or an API key of every caller: see `hounsfield access`",
+    )
     _command(commands, "apply", _apply, "make the running stack follow the tree", "hounsfield apply")
     _command(commands, "down", _down, "stop the stack", "hounsfield down")
     _command(commands, "status", _status, "what is serving, and with which weights", "hounsfield status")
-
-    stream = _command(
-        commands,
-        "stream",
-        _stream,
-        "replay a folder of DICOM files and count which version answered",
-        "hounsfield stream --folder .hounsfield/sample/dicom --seconds 10",
-    )
-    stream.add_argument("--folder", type=Path, required=True, help="folder of .dcm files")
-    stream.add_argument(
-        "--url", default="http://127.0.0.1:8080", help="the endpoint (default: http://127.0.0.1:8080)"
-    )
-    stream.add_argument("--clients", type=int, default=4, help="parallel senders (default: 4)")
-    stream.add_argument("--seconds", type=float, default=10.0, help="how long (default: 10)")
 
     data = commands.add_parser("data", help="the sample set, and files of a data set").add_subparsers(
         title="commands", required=True, metavar="COMMAND"
@@ -208,6 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     locate.add_argument("sha256", help="from the column sha256 of quarantine.parquet or index.parquet")
     locate.add_argument("--data", type=Path, required=True, help="the folder that was ingested")
 
+    access = commands.add_parser("access", help="who may ask the gateway: API keys and tokens")
+    add_access_commands(
+        access.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
+    )
     audit = commands.add_parser("audit", help="the hash-chained logs: check, export, purge")
     add_audit_commands(
         audit.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command

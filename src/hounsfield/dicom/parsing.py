@@ -72,6 +72,15 @@ def parse(data: bytes) -> Dataset:
     return dataset
 
 
+def study_instance_uid(data: bytes) -> str:
+    """StudyInstanceUID of a file, read without its pixels; '' where there is none to be read."""
+    try:
+        dataset = _read(data, pixels=False)
+        return str(dataset.get("StudyInstanceUID") or "") if dataset is not None else ""
+    except Exception:  # pydicom's errors at a malformed element are of many kinds
+        return ""
+
+
 def is_compressed(data: bytes) -> bool:
     """Whether reading these bytes may run a decompressor, so that it belongs into the sandbox.
 

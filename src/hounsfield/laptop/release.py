@@ -20,7 +20,9 @@ from typing import Any
 from hounsfield.config import Home
 from hounsfield.errors import RegistryError
 from hounsfield.laptop import stack
+from hounsfield.laptop.callers import make_api_key
 from hounsfield.laptop.ports import HOST, Ports
+from hounsfield.laptop.tls import write_private
 from hounsfield.registry.registry import CHAMPION, Registry
 from hounsfield.rollout import manifest
 from hounsfield.rollout.actuator import GitActuator
@@ -109,7 +111,7 @@ def _release(
             "canary": f"http://{HOST}:{ports.canary_http}/metrics",
         }
     )
-    with stream(f"http://{HOST}:{ports.gateway}", validation_set):
+    with stream(home, validation_set):
         rollout = run_canary(
             policy,
             provider,
@@ -141,9 +143,18 @@ def ask_gate(home: Home, policy: Policy, validation_set: Path, candidate: Revisi
 
 
 @contextlib.contextmanager
-def stream(url: str, folder: Path, clients: int = 4) -> Iterator[None]:
-    """Replay the DICOM files of `folder` through `url` in a process of its own, over and over, until left."""
-    command = [sys.executable, "-m", "hounsfield.cli.main", "stream", "--url", url, "--folder", str(folder)]
+def stream(home: Home, folder: Path, clients: int = 4) -> Iterator[None]:
+    """Replay the DICOM files of `folder` through the gateway in a process of its own, until left.
+
+    Where the gateway asks who calls, it calls as `release`, with an API key of its own.
+    """
+    status = stack.status(home)
+    command = [sys.executable, "-m", "hounsfield.cli.main", "stream", "--url", status.endpoint]
+    command += ["--folder", str(folder)]
+    if status.certificate:
+        key = home.access / "release.key"
+        write_private(key, make_api_key(home.access, "release").encode())
+        command += ["--ca-file", status.certificate, "--token-file", str(key)]
     process = subprocess.Popen(
         [*command, "--clients", str(clients), "--seconds", "900"],
         stdin=subprocess.DEVNULL,

@@ -46,6 +46,8 @@ class Status:
 
     running: bool
     endpoint: str = ""
+    certificate: str = ""
+    """By which clients trust an endpoint with TLS; empty without."""
     mlflow: str = ""
     weights: dict[str, int] = field(default_factory=dict)
     """Percent of requests by role, as served (not as the tree may say meanwhile)."""
@@ -158,6 +160,7 @@ def status(home: Home) -> Status:
     return Status(
         running=True,
         endpoint=f"{state.get('scheme', 'http')}://{HOST}:{ports.gateway}",
+        certificate=str(home.tls / "tls.crt") if state.get("scheme") == "https" else "",
         mlflow=f"http://{HOST}:{ports.mlflow}" if state["with_mlflow"] else "",
         weights=state["weights"],
         revisions=state["revisions"],

@@ -26,7 +26,8 @@ class Certificate:
 def ensure_certificate(folder: Path) -> Certificate:
     """`tls.crt` and `tls.key` of `folder`; both are made when neither is there.
 
-    What is made is self-signed for this machine's own names: a client trusts it by naming `tls.crt` as a CA.
+    A person's own must be valid for 127.0.0.1 too, where the release's own requests go. What is made is
+    self-signed for this machine's own names: a client trusts it by naming `tls.crt` as a CA.
     PlatformError when only one of the two is there, when they do not fit together, or when it has expired.
     """
     certificate = Certificate(folder / "tls.crt", folder / "tls.key")

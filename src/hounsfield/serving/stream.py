@@ -7,37 +7,40 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from hounsfield.config import MODEL_NAME
 from hounsfield.errors import DataError, ServingError
-from hounsfield.serving.client import predict_bytes
+from hounsfield.serving.client import AnsweredError, Client, study_token
+
+ERROR, TURNED_AWAY = "error", "turned away"
+_AFTER_AN_ERROR_S = 0.2  # a server that is restarting is not helped by a tight loop
+_LONGEST_WAIT_S = 60.0
 
 
-def replay(
-    url: str, folder: Path, clients: int, stop: threading.Event, model_name: str = MODEL_NAME
-) -> Counter:
+def replay(connect: Callable[[], Client], folder: Path, clients: int, stop: threading.Event) -> Counter:
     """Send files until `stop` is set, from `clients` threads; return how often each model version answered.
 
-    An answer with an error counts under `error`: the servers count it too, and the rollout reads it there.
+    `connect` makes each thread its own Client. An answer with an error counts under `error`: the servers
+    count it too, and the rollout reads it there. A 429 or 503 that says when to come back counts as
+    `turned away`, and the thread does come back then.
     """
     files = sorted(folder.rglob("*.dcm"))
     if not files:
         raise DataError(f"{folder} holds no .dcm file: name a folder of DICOM images")
     contents = [file.read_bytes() for file in files]
+    studies = [study_token(content) for content in contents]
     turns, lock, answered = itertools.count(), threading.Lock(), Counter()
 
     def send() -> None:
-        while not stop.is_set():
-            try:
-                version = predict_bytes(url, contents[next(turns) % len(contents)], model_name)[
-                    "model_version"
-                ]
-            except ServingError:
-                version = "error"
-                stop.wait(0.2)  # a server that is restarting is not helped by a tight loop
-            with lock:
-                answered[version] += 1
+        with connect() as client:
+            while not stop.is_set():
+                turn = next(turns) % len(contents)
+                outcome, wait_s = _ask(client, contents[turn], studies[turn])
+                with lock:
+                    answered[outcome] += 1
+                if wait_s:
+                    stop.wait(wait_s)
 
     threads = [threading.Thread(target=send, daemon=True) for _ in range(clients)]
     for thread in threads:
@@ -48,7 +51,19 @@ def replay(
     return answered
 
 
-def run(url: str, folder: Path, clients: int, seconds: float | None) -> int:
+def _ask(client: Client, content: bytes, study: str) -> tuple[str, float]:
+    """The model version that answered, or what came instead, and seconds to wait before the next."""
+    try:
+        return client.predict(content, study)["model_version"], 0.0
+    except AnsweredError as error:
+        if error.status in (429, 503) and error.retry_after_s is not None:
+            return TURNED_AWAY, min(error.retry_after_s, _LONGEST_WAIT_S)
+        return ERROR, _AFTER_AN_ERROR_S
+    except ServingError:
+        return ERROR, _AFTER_AN_ERROR_S
+
+
+def run(connect: Callable[[], Client], folder: Path, clients: int, seconds: float | None) -> int:
     """Replay for `seconds`, or until a signal when None, and print which version answered how often."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -56,10 +71,11 @@ def run(url: str, folder: Path, clients: int, seconds: float | None) -> int:
     if seconds is not None:
         threading.Timer(seconds, stop.set).start()
     began_s = time.monotonic()
-    answered = replay(url, folder, clients, stop)
+    answered = replay(connect, folder, clients, stop)
     total, elapsed_s = sum(answered.values()), time.monotonic() - began_s
     print(f"{total} requests in {elapsed_s:.1f} s ({total / elapsed_s:.0f}/s)")
+    names = {ERROR: "errors", TURNED_AWAY: "turned away, asked again later"}
     for version, count in sorted(answered.items()):
-        name = "errors" if version == "error" else f"version {version}"
+        name = names.get(version, f"version {version}")
         print(f"  {name}: {count} ({100 * count / max(total, 1):.1f} %)")
-    return 1 if answered["error"] else 0
+    return 1 if answered[ERROR] else 0

@@ -15,8 +15,10 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hounsfield.errors import ServingError
 from hounsfield.laptop import callers
 from hounsfield.laptop.tls import ensure_certificate
+from hounsfield.serving.client import AnsweredError, Client
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 HOUR = datetime.timedelta(hours=1)
@@ -232,3 +234,20 @@ def test_a_renewed_certificate_is_taken_up_while_running(secure_gateway, tmp_pat
     renewed.key.replace(folder / "tls.key")
     renewed.chain.replace(folder / "tls.crt")
     until(lambda: served() == wanted)
+
+
+def test_the_client_says_what_is_missing(secure_gateway, access):
+    trusted = secure_gateway.root / "tls" / "tls.crt"
+    with Client(secure_gateway.url) as client, pytest.raises(ServingError, match="--ca-file"):
+        client.predict(b"x")
+    with (
+        Client(secure_gateway.url, ca_file=trusted) as client,
+        pytest.raises(AnsweredError, match="--token-file"),
+    ):
+        client.predict(b"x")
+    token = callers.make_token(access, "anna", [], HOUR, now())
+    with (
+        Client(secure_gateway.url, ca_file=trusted, credential=token) as client,
+        pytest.raises(ServingError, match="in a form that is not ours"),  # the tiny upstream answered
+    ):
+        client.predict(b"x")
