@@ -1,4 +1,4 @@
-"""`python -m bench.memory`: the predictor's resident memory over 100,000 requests of every kind, good and bad.
+"""`python -m bench.memory`: resident memory over 100,000 requests of every kind, good and bad.
 
 A small model, so that some minutes see what a busy day sends. Writes build/bench/memory.json and memory.png,
 prints the curve, and ends with status 1 when memory grew: when its median over the last fifth of the requests

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +78,13 @@ class Running:
 
     def awake(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def drain(self, timeout_s: float) -> int | None:
+        """Ask the server to end (SIGTERM); its exit status, None when it is still there after `timeout_s`."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout_s)
+        return None
 
     def rss_bytes(self) -> int:
         """Resident memory of the server and its children."""
@@ -216,6 +224,20 @@ def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [each.getsockname()[1] for each in sockets]
+
+
+def await_listening(ports: Iterable[int], process: subprocess.Popen, limit_s: float = 20.0) -> None:
+    """Return when something accepts connections on each port; RuntimeError when the process ended before."""
+    deadline_s = time.monotonic() + limit_s
+    for port in ports:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline_s:
+                    raise RuntimeError(f"nothing listens on port {port}") from None
+                time.sleep(0.02)
 
 
 def _python(peer: str) -> Path:
