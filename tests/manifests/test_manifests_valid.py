@@ -43,7 +43,7 @@ def get(objects, kind, name=None):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_valid_by_its_crd(rendered, overlay, violations):
-    custom = [item for item in rendered[overlay] if item["kind"] != "Namespace"]
+    custom = [item for item in rendered[overlay] if item["apiVersion"] != "v1"]
     asked = set(ACCESS_KINDS) if overlay in ("secure laptop", "production") else set()
     assert {item["kind"] for item in custom} == set(CUSTOM_KINDS) | asked
     assert [found for item in custom for found in violations(item)] == []
@@ -96,6 +96,7 @@ def test_one_edit_of_rollout_yaml_reaches_every_place(overlay, tmp_path):
         0
     ]["env"]
     assert "--model_version=12" in service["spec"]["predictor"]["model"]["args"]
+    assert "--model_version=12" in service["spec"]["explainer"]["containers"][0]["args"]
     stable = get(objects, "InferenceService", "opacity-stable")
     assert stable["spec"]["predictor"]["model"]["storageUri"] == "none"
     assert "RolloutState" not in {item["kind"] for item in objects}
@@ -240,3 +241,24 @@ def test_every_route_by_weight_is_made_sticky(rendered, overlay):
         rule["spec"]["trafficPolicy"]["loadBalancer"]["consistentHash"]["httpHeaderName"] for rule in rules
     }
     assert headers == {"x-hounsfield-study"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_predictions_are_logged_where_they_outlive_the_pod(rendered, overlay):
+    runtime = get(rendered[overlay], "ServingRuntime")["spec"]
+    (container,) = runtime["containers"]
+    assert "--log_dir=/var/log/hounsfield/$(POD_NAME)" in container["args"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in runtime["volumes"]}
+    claim = volumes[mounts["/var/log/hounsfield"]]["persistentVolumeClaim"]["claimName"]
+    assert claim == get(rendered[overlay], "PersistentVolumeClaim")["metadata"]["name"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_server_of_a_package_verifies_it(rendered, overlay):
+    servers = [item for item in rendered[overlay] if item["kind"] in ("ServingRuntime", "InferenceService")]
+    found = [container for item in servers for container in containers(item)]
+    assert len(found) == 3
+    for container in found:
+        assert "--verify_key=/etc/hounsfield/keys/signing.pub" in container["args"]
+        assert "/etc/hounsfield/keys" in {mount["mountPath"] for mount in container["volumeMounts"]}

@@ -23,6 +23,9 @@ _HONOURED = frozenset(
     }
 )  # fmt: skip
 
+_PASSED_OVER = frozenset({"PersistentVolumeClaim"})
+"""Here a folder is enough."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,7 +55,7 @@ def make_plan(objects: Sequence[Mapping[str, Any]], machine: Machine) -> Plan:
     itself, such as a weight on a revision without a model.
     """
     for item in objects:
-        if item["kind"] not in _HONOURED:
+        if item["kind"] not in _HONOURED | _PASSED_OVER:
             raise PlatformError(
                 f"{name_of(item)}: the laptop platform does not run objects of kind {item['kind']}; "
                 "leave it out of the laptop overlay"

@@ -20,6 +20,12 @@ MODEL_FOLDER = "/mnt/models"
 ACCESS_FOLDER = "/etc/hounsfield/access"
 """Where the ingress gateway's pods find API keys."""
 
+KEYS_FOLDER = "/etc/hounsfield/keys"
+"""Where pods find the public key that packages are verified with."""
+
+LOG_FOLDER = "/var/log/hounsfield/$(POD_NAME)"
+"""Where a pod writes its inference log."""
+
 GATE_COMPONENT = "serving.gate.Gate.Gate"
 
 NOTHING = "none"
@@ -70,6 +76,14 @@ class Machine:
         """What the ingress gateway's pods have mounted at `ACCESS_FOLDER`."""
         return self.home / "access"
 
+    def folders(self, package: Path, role: str) -> dict[str, Path]:
+        """A pod's folders, and this machine's in their place."""
+        return {
+            MODEL_FOLDER: package,
+            KEYS_FOLDER: self.home / "keys",
+            LOG_FOLDER: self.home / "log" / role,
+        }
+
 
 def predictor(
     service: Mapping[str, Any], runtimes: Mapping[str, Mapping[str, Any]], machine: Machine
@@ -116,8 +130,11 @@ def predictor(
         return None, Service(host, role, {})
     process = Process(
         name=metadata["name"],
-        command=_command(container, folder, by_container_port, machine.python, where),
-        environment={"INFERENCE_SERVICE_NAME": metadata["name"], **_environment(container, where)},
+        command=_command(container, machine.folders(folder, role), by_container_port, machine.python, where),
+        environment={
+            "INFERENCE_SERVICE_NAME": metadata["name"],
+            **_environment(container, where, metadata["name"]),
+        },
         ready_url=_ready_url(container, by_container_port, where),
         folder=folder,
     )
@@ -142,7 +159,7 @@ def explainer(service: Mapping[str, Any], machine: Machine) -> tuple[Process | N
     honoured = {"name", "command", "args", "env", "ports", "readinessProbe"}
     only(container, f"{where} container", honoured, SCHEDULING)
     role, name = metadata["labels"][ROLE], f"{metadata['name']}-explainer"
-    environment = _environment(container, where)
+    environment = _environment(container, where, name)
     storage_uri = environment.pop("STORAGE_URI", NOTHING)
     if storage_uri != service["spec"]["predictor"]["model"].get("storageUri", NOTHING):
         raise RolloutError(f"{where}: STORAGE_URI {storage_uri!r} is not the predictor's package")
@@ -153,7 +170,7 @@ def explainer(service: Mapping[str, Any], machine: Machine) -> tuple[Process | N
     by_container_port = {port["containerPort"]: machine.ports.explainer(role)}
     process = Process(
         name=name,
-        command=_command(container, folder, by_container_port, machine.python, where),
+        command=_command(container, machine.folders(folder, role), by_container_port, machine.python, where),
         environment={"INFERENCE_SERVICE_NAME": metadata["name"], **environment},
         ready_url=_ready_url(container, by_container_port, where),
         folder=folder,
@@ -198,7 +215,7 @@ def gate(deployment: Mapping[str, Any], machine: Machine) -> Process:
             "PREDICTIVE_UNIT_GRPC_SERVICE_PORT": str(ports.gate_grpc),
             "PREDICTIVE_UNIT_METRICS_SERVICE_PORT": str(ports.gate_metrics),
             "GRPC_WORKERS": "0",  # the graph asks for REST, and Seldon's gRPC server has no `--host`
-            **_environment(container, where),
+            **_environment(container, where, deployment["metadata"]["name"]),
         },
         ready_url=f"http://{HOST}:{ports.gate}/health/ping",
     )
@@ -252,31 +269,48 @@ def _package_folder(storage_uri: str, where: str) -> Path | None:
 
 
 def _command(
-    container: Mapping[str, Any], folder: Path, by_container_port: Mapping[int, int], python: str, where: str
+    container: Mapping[str, Any],
+    folders: Mapping[str, Path],
+    by_container_port: Mapping[int, int],
+    python: str,
+    where: str,
 ) -> tuple[str, ...]:
     program, *words = [*container["command"], *container["args"]]
     if program not in ("python", "python3"):
         raise refuse(f"{where} container.command", program)
     # A pod listens on every interface, a workstation on none but its own.
-    return (python, *(_localised(word, folder, by_container_port, where) for word in words), f"--host={HOST}")
+    return (
+        python,
+        *(_localised(word, folders, by_container_port, where) for word in words),
+        f"--host={HOST}",
+    )
 
 
-def _localised(word: str, folder: Path, by_container_port: Mapping[int, int], where: str) -> str:
-    """An argument with the container's model folder and port numbers turned into this machine's."""
-    if "{{" in word:
-        raise refuse(f"{where} argument", word)
+def _localised(
+    word: str, folders: Mapping[str, Path], by_container_port: Mapping[int, int], where: str
+) -> str:
+    """An argument with the container's folders and port numbers turned into this machine's."""
     option, equals, value = word.partition("=")
-    if value == MODEL_FOLDER or value.startswith(MODEL_FOLDER + "/"):
-        value = str(folder) + value.removeprefix(MODEL_FOLDER)
-    elif option.endswith("port") and value.isdigit() and int(value) in by_container_port:
+    for folder, here in folders.items():
+        if value == folder or value.startswith(folder + "/"):
+            value = str(here) + value.removeprefix(folder)
+    if option.endswith("port") and value.isdigit() and int(value) in by_container_port:
         value = str(by_container_port[int(value)])
+    if "{{" in value or "$(" in value:
+        raise refuse(f"{where} argument", word)
     return option + equals + value
 
 
-def _environment(container: Mapping[str, Any], where: str) -> dict[str, str]:
+def _environment(container: Mapping[str, Any], where: str, pod: str) -> dict[str, str]:
+    """The container's variables; of the pod's own fields its name is known here, `pod`."""
+    found = {}
     for item in container.get("env", []):
-        only(item, f"{where} env {item['name']}", {"name", "value"})
-    return {item["name"]: item.get("value", "") for item in container.get("env", [])}
+        if item.get("valueFrom") == {"fieldRef": {"fieldPath": "metadata.name"}}:
+            found[item["name"]] = pod
+        else:
+            only(item, f"{where} env {item['name']}", {"name", "value"})
+            found[item["name"]] = item.get("value", "")
+    return found
 
 
 def _ready_url(container: Mapping[str, Any], by_container_port: Mapping[int, int], where: str) -> str:

@@ -14,7 +14,7 @@ from hounsfield.laptop.ports import ROLES
 from hounsfield.laptop.render import OVERLAY, render
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
-MACHINE = Machine(Ports(8080), Path("/repo"), "/venv/python", "/guard/python")
+MACHINE = Machine(Ports(8080), Path("/repo"), "/venv/python", "/guard/python", Path("/home/of"))
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def objects(rendered):
         service = get(fresh, "InferenceService", f"opacity-{role}")
         set_package(service, f"file:///models/v%20{version}")
         service["spec"]["predictor"]["model"]["args"][1] = f"--model_version={version}"
+        service["spec"]["explainer"]["containers"][0]["args"][1] = f"--model_version={version}"
         service["metadata"]["annotations"]["hounsfield.dev/model-version"] = str(version)
     set_weights(fresh, 95, 5)
     return fresh
@@ -68,9 +69,14 @@ def test_the_runtime_args_come_first_then_the_models_with_ports_and_folder_of_th
     assert canary.command == (
         *("/venv/python", "-m", "serving.predictor"),
         *("--model_dir=/models/v 4", "--http_port=8083", "--grpc_port=8084"),
+        *("--verify_key=/home/of/keys/signing.pub", "--log_dir=/home/of/log/canary", "--retention_days=365"),
         *("--model_name=opacity", "--model_version=4", "--host=127.0.0.1"),
     )
-    assert canary.environment == {"INFERENCE_SERVICE_NAME": "opacity-canary", "OMP_NUM_THREADS": "1"}
+    assert canary.environment == {
+        "INFERENCE_SERVICE_NAME": "opacity-canary",
+        "OMP_NUM_THREADS": "1",
+        "POD_NAME": "opacity-canary",
+    }
     assert canary.ready_url == "http://127.0.0.1:8083/v2/health/ready"
     assert canary.folder == Path("/models/v 4")
 
@@ -79,7 +85,8 @@ def test_the_explainer_explains_the_predictors_package_on_a_port_of_its_own(obje
     stable = next(p for p in plan(objects).processes if p.name == "opacity-stable-explainer")
     assert stable.command == (
         *("/venv/python", "-m", "serving.explainer"),
-        *("--model_name=opacity", "--model_dir=/models/v 3", "--http_port=8090", "--host=127.0.0.1"),
+        *("--model_name=opacity", "--model_version=3", "--model_dir=/models/v 3"),
+        *("--verify_key=/home/of/keys/signing.pub", "--http_port=8090", "--host=127.0.0.1"),
     )
     assert stable.environment == {"INFERENCE_SERVICE_NAME": "opacity-stable", "OMP_NUM_THREADS": "1"}
     assert stable.ready_url == "http://127.0.0.1:8090/v2/health/ready"
@@ -257,6 +264,8 @@ STUDY = ("EnvoyFilter", "hounsfield-study", ("spec", "configPatches", 0))
         (change(*STABLE, (*MODEL, "modelFormat", "name"), "onnx"), RolloutError, "not 'onnx'"),
         (change(*STABLE, (*MODEL, "protocolVersion"), "v1"), RolloutError, "does not speak protocol 'v1'"),
         (change(*STABLE, (*MODEL, "args"), ["--name={{.Name}}"]), PlatformError, "{{.Name}}"),
+        (change(*STABLE, (*MODEL, "args"), ["--log=/log/$(NODE)"]), PlatformError, "$(NODE)"),
+        (change(*STABLE, (*MODEL, "env"), [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]), PlatformError, "env A.valueFrom"),
         (change(*STABLE, (*MODEL, "env"), [{"name": "A", "valueFrom": {}}]), PlatformError, "env A.valueFrom"),
         (change(*STABLE, ("metadata", "labels", "hounsfield.dev/revision"), "canary"), RolloutError, "same revision label"),
         (change(*STABLE, ("metadata", "labels", "hounsfield.dev/revision"), "blue"), RolloutError, "is 'blue'"),
