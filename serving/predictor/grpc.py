@@ -20,11 +20,13 @@ from serving.predictor.dataplane import HounsfieldDataPlane
 from serving.predictor.failures import report
 
 LOADING_OFF = "loading and unloading over the API is off: change the manifest's storageUri instead"
-MAX_CALLS = 1024
+MAX_CALLS = 256
+"""Calls at once, those still sending counted: gRPC holds a message until it is whole, up to the bound."""
 
 STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -35,10 +37,10 @@ Handler = Callable[[Any, Mapping[str, str]], Awaitable[Any]]
 
 
 class GrpcDoor:
-    """Serves at `address` (host:port) until `stop`."""
+    """Serves at `address` (host:port) until `stop`. A client has `read_timeout_s` to send its message."""
 
-    def __init__(self, address: str, dataplane: HounsfieldDataPlane) -> None:
-        self._address, self._dataplane = address, dataplane
+    def __init__(self, address: str, dataplane: HounsfieldDataPlane, read_timeout_s: float) -> None:
+        self._address, self._dataplane, self._read_timeout_s = address, dataplane, read_timeout_s
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -50,6 +52,7 @@ class GrpcDoor:
                 ("grpc.max_metadata_size", 64 * 2**10),
                 ("grpc.max_concurrent_streams", 256),
                 ("grpc.server_handshake_timeout_ms", 10_000),
+                ("grpc.max_connection_idle_ms", 600_000),
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
             ],
             maximum_concurrent_rpcs=MAX_CALLS,
@@ -65,9 +68,10 @@ class GrpcDoor:
             ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest, self.no_loading),
         ]
         service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+        # One message comes, as the service says; read as a stream, or gRPC would wait for it for ever.
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _answered(handler),
+            name: grpc.stream_unary_rpc_method_handler(
+                self._answered(handler),
                 request_deserializer=_parser(message),
                 response_serializer=lambda response: response.SerializeToString(),
             )
@@ -129,6 +133,36 @@ class GrpcDoor:
     async def no_loading(self, _: Any, __: Mapping) -> Any:
         raise RequestError(LOADING_OFF)
 
+    def _answered(self, handler: Handler) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
+        """`handler`, given its message; its exceptions become statuses."""
+
+        async def run(_: Any, context: grpc.aio.ServicerContext) -> Any:
+            metadata = context.invocation_metadata() or ()
+            headers = {key: value for key, value in metadata if isinstance(value, str)}
+            try:
+                return await handler(await self._read(context), headers)
+            except Exception as error:
+                failure = report(error, headers.get("x-request-id", ""), "grpc")
+                delay_s = failure.retry_after_s
+                await context.abort(
+                    STATUSES.get(failure.status, grpc.StatusCode.INTERNAL),
+                    failure.message,
+                    () if delay_s is None else (("retry-after", str(delay_s)),),
+                )
+
+        return run
+
+    async def _read(self, context: grpc.aio.ServicerContext) -> Any:
+        """The call's message. Raises RequestError."""
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                message = await context.read()
+        except TimeoutError:
+            raise RequestError(f"the message did not end within {self._read_timeout_s:g} s", 408) from None
+        if message is None or message is grpc.aio.EOF:
+            raise RequestError("the message is not of this method's type")
+        return message
+
 
 def _tensors(request: pb.ModelInferRequest) -> tuple[Tensor, ...]:
     """The inputs, their raw bytes as they lie in the message. Raises RequestError."""
@@ -176,26 +210,3 @@ def _parser(message: type) -> Callable[[bytes], Any]:
             return None  # gRPC would answer that the server failed, and log the message
 
     return parse
-
-
-def _answered(handler: Handler) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
-    """`handler`, whose exceptions become statuses."""
-
-    async def run(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        try:
-            if request is None:
-                raise RequestError("the message is not of this method's type")
-            return await handler(request, headers)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            failure = report(error, headers.get("x-request-id", ""), "grpc")
-            delay_s = failure.retry_after_s
-            await context.abort(
-                STATUSES.get(failure.status, grpc.StatusCode.INTERNAL),
-                failure.message,
-                () if delay_s is None else (("retry-after", str(delay_s)),),
-            )
-
-    return run

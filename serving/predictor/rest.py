@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 
 import orjson
-from prometheus_client import REGISTRY, exposition
+from prometheus_client import REGISTRY, CollectorRegistry, exposition
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +32,8 @@ LENGTH_HEADER = "inference-header-content-length"
 LOADING_OFF = "loading and unloading over the API is off: change the manifest's storageUri instead"
 
 Handler = Callable[[Request], Awaitable[Response]]
+Row = tuple[str, str, Handler]
+"""A path, its method, and who answers."""
 
 
 class RestDoor:
@@ -39,11 +41,15 @@ class RestDoor:
 
     def __init__(self, dataplane: HounsfieldDataPlane, read_timeout_s: float) -> None:
         self._dataplane, self._read_timeout_s = dataplane, read_timeout_s
+        self._scrape = _Scrape()
 
     def routes(self) -> list[Route]:
-        """The routes, the most asked for first."""
+        return [Route(path, _answered(handler), methods=[method]) for path, method, handler in self.table()]
+
+    def table(self) -> list[Row]:
+        """What is served, the most asked for first."""
         model, version = "/v2/models/{model}", "/versions/{version}"
-        table: list[tuple[str, str, Handler]] = [
+        return [
             (f"{model}/infer", "POST", self.infer),
             (f"{model}{version}/infer", "POST", self.infer),
             (f"{model}/feedback", "POST", self.feedback),
@@ -64,7 +70,6 @@ class RestDoor:
             ("/openapi.json", "GET", self.openapi),
             ("/", "GET", self.live),
         ]
-        return [Route(path, _answered(handler), methods=[method]) for path, method, handler in table]
 
     async def infer(self, request: Request) -> Response:
         name = request.path_params["model"]
@@ -137,7 +142,9 @@ class RestDoor:
             encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
         except ValueError:  # an Accept header whose version is no number
             encoder, content_type = exposition.choose_encoder("")
-        return Response(encoder(REGISTRY), headers={"content-type": content_type})
+        return Response(
+            await self._scrape.text(encoder, content_type), headers={"content-type": content_type}
+        )
 
     async def openapi(self, _: Request) -> Response:
         return _json(document(list(self._dataplane.model_registry.get_models())))
@@ -164,6 +171,25 @@ class RestDoor:
                         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
         except TimeoutError:
             raise RequestError(f"the body did not end within {self._read_timeout_s:g} s", 408) from None
+
+
+class _Scrape:
+    """The metrics' text, made off the event loop, and once for all who asked before it was begun."""
+
+    def __init__(self) -> None:
+        self._lock, self._begun = asyncio.Lock(), 0
+        self._made: dict[str, tuple[int, bytes]] = {}
+
+    async def text(self, encoder: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
+        """The text in the form of `content_type`, with all that happened before this call."""
+        begun_before = self._begun
+        async with self._lock:
+            number, text = self._made.get(content_type, (0, b""))
+            if number <= begun_before:
+                self._begun += 1
+                text = await asyncio.to_thread(encoder, REGISTRY)
+                self._made[content_type] = self._begun, text
+            return text
 
 
 def failed(failure: Failure) -> Response:

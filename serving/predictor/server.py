@@ -40,17 +40,20 @@ def require_free(host: str, port: int) -> None:
 
 
 class PredictorServer(kserve.ModelServer):
-    """`host` is the address both doors listen on; KServe's own is always every address.
+    """`host` is the address both doors listen on; KServe's own is always every address. Without a
+    `grpc_port` there is no gRPC door.
 
     A client has `head_timeout_s` to send its headers and `read_timeout_s` to send a body; requests that are
     inside have `grace_s` to end after SIGTERM. `on_shed` is told why a request was turned away at the door.
     """
 
+    rest_door: type[RestDoor] = RestDoor
+
     def __init__(
         self,
         host: str,
         http_port: int,
-        grpc_port: int,
+        grpc_port: int | None,
         version: str,
         *,
         max_inflight_bytes: int = MAX_INFLIGHT_BYTES,
@@ -59,11 +62,11 @@ class PredictorServer(kserve.ModelServer):
         grace_s: float = 30.0,
         on_shed: Callable[[str], None] = lambda why: None,
     ) -> None:
-        require_free(host, http_port)
-        require_free(host, grpc_port)
+        for port in (http_port, grpc_port):
+            if port is not None:
+                require_free(host, port)
         super().__init__(
             http_port=http_port,
-            grpc_port=grpc_port,
             workers=1,
             enable_grpc=False,
             enable_latency_logging=False,
@@ -71,8 +74,10 @@ class PredictorServer(kserve.ModelServer):
         self._host, self._grace_s, self._head_timeout_s = host, grace_s, head_timeout_s
         self._admission = Admission(max_inflight_bytes, on_shed)
         self.dataplane = HounsfieldDataPlane(self.registered_models, version, self._admission)
-        self._grpc_door = GrpcDoor(f"{host}:{grpc_port}", self.dataplane)
-        self._rest_door = RestDoor(self.dataplane, read_timeout_s)
+        self._grpc_door = (
+            None if grpc_port is None else GrpcDoor(f"{host}:{grpc_port}", self.dataplane, read_timeout_s)
+        )
+        self._rest_door = self.rest_door(self.dataplane, read_timeout_s)
         self._stopping: asyncio.Task | None = None
 
     def start(self, models: list[kserve.Model]) -> None:
@@ -91,7 +96,9 @@ class PredictorServer(kserve.ModelServer):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self.stop, number)
-        await asyncio.gather(self._rest_server.start(), self._grpc_door.start())
+        await asyncio.gather(
+            self._rest_server.start(), *([self._grpc_door.start()] if self._grpc_door else [])
+        )
         # Only now is nobody waiting for an answer. Off the loop: a model may have a log to write out.
         for name in list(self.registered_models.get_models()):
             await asyncio.to_thread(self.registered_models.unload, name)
@@ -109,7 +116,8 @@ class PredictorServer(kserve.ModelServer):
                 "%d requests had not ended %g s after the signal", self._admission.inflight, self._grace_s
             )
         self._rest_server.close()
-        await self._grpc_door.stop(grace_s=1.0)
+        if self._grpc_door:
+            await self._grpc_door.stop(grace_s=1.0)
 
 
 class _RestServer(RESTServer):

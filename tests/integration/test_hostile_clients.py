@@ -8,9 +8,11 @@ import signal
 import socket
 import ssl
 import struct
+import threading
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 import requests
 
@@ -226,6 +228,19 @@ def test_http_on_the_grpc_port_is_refused(server, connect):
     connection = connect(server.grpc)
     connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"200 OK" not in read_all(connection)
+
+
+def test_a_grpc_call_whose_message_never_comes_is_given_up(server):
+    with grpc.insecure_channel(server.grpc) as channel:
+        call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        never = threading.Event()
+        began_s = time.monotonic()
+        with pytest.raises(grpc.RpcError) as given_up:
+            call(iter(never.wait, None), timeout=10)
+        never.set()
+    assert given_up.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "did not end within 2.5 s" in given_up.value.details()
+    assert time.monotonic() - began_s < READ_TIMEOUT_S + 2
 
 
 def test_a_client_that_closes_its_half_after_the_request_gets_its_answer(connect, scan):
