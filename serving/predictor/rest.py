@@ -31,6 +31,8 @@ __all__ = ["RestDoor", "failed", "on_http_exception"]
 LENGTH_HEADER = "inference-header-content-length"
 LOADING_OFF = "loading and unloading over the API is off: change the manifest's storageUri instead"
 
+_OPENMETRICS = "application/openmetrics-text"
+
 Handler = Callable[[Request], Awaitable[Response]]
 Row = tuple[str, str, Handler]
 """A path, its method, and who answers."""
@@ -138,10 +140,9 @@ class RestDoor:
         raise RequestError("this model speaks the Open Inference Protocol (v2) only")
 
     async def metrics(self, request: Request) -> Response:
-        try:
-            encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
-        except ValueError:  # an Accept header whose version is no number
-            encoder, content_type = exposition.choose_encoder("")
+        # Its version and escaping are not looked at: each would be another text to make and to keep.
+        asked = _OPENMETRICS if _OPENMETRICS in request.headers.get("accept", "") else ""
+        encoder, content_type = exposition.choose_encoder(asked)
         return Response(
             await self._scrape.text(encoder, content_type), headers={"content-type": content_type}
         )

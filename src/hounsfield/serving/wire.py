@@ -103,8 +103,8 @@ class FeedbackCall:
 def read_feedback(body: bytes) -> FeedbackCall:
     """Parse `{"request_id": "...", "instance": 0, "label": "positive"}`. Raises RequestError."""
     given = _read_object(body)
-    if unknown := given.keys() - {"request_id", "instance", "label"}:
-        raise RequestError(f"the request has {len(unknown)} keys beside request_id, instance and label")
+    if given.keys() - {"request_id", "instance", "label"}:
+        raise RequestError("the request has other keys than request_id, instance and label")
     request_id, instance, label = given.get("request_id"), given.get("instance", 0), given.get("label")
     if not isinstance(request_id, str) or not request_id:
         raise RequestError("'request_id' is not a string")

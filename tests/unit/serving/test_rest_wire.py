@@ -81,3 +81,9 @@ def test_a_cut_byte_tensor_is_refused_without_quoting_it(raw):
     with pytest.raises(RequestError) as broken:
         read_byte_elements(raw, "dicom")
     assert "DOE" not in str(broken.value)
+
+
+def test_two_inputs_of_one_name_are_refused():
+    item = {"name": "image", "datatype": "FP32", "shape": [1], "data": [0.5]}
+    with pytest.raises(RequestError, match="two tensors of one name"):
+        read_call(body(item, item)[0], None)
