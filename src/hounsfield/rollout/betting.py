@@ -89,6 +89,8 @@ class Wealth:
     proof: Floats
     """The greatest log e-value so far."""
     bets_on_harm: Floats
+    harm_in_last_look: Floats
+    """log e-value (..., J) of the bets on harm from the last look alone."""
     last_k: Floats
     last_n: Floats
 
@@ -102,6 +104,7 @@ def begin(terms: Terms, rollouts: tuple[int, ...] = ()) -> Wealth:
         bets_on_proof=np.zeros((*shape, len(PROOF_AT))),
         proof=nothing,
         bets_on_harm=np.full((*shape, len(HARM_BEYOND)), math.log(FROM_THE_START)),
+        harm_in_last_look=nothing,
         last_k=nothing,
         last_n=nothing,
     )
@@ -123,6 +126,7 @@ def look(terms: Terms, wealth: Wealth, counts: Counts, is_last_step: bool) -> We
         bets_on_proof=bets_on_proof,
         proof=np.maximum(wealth.proof, evalue.log_mean(bets_on_proof, PROOF_PRIOR)),
         bets_on_harm=np.logaddexp(wealth.bets_on_harm + harm_gains, begun_now),
+        harm_in_last_look=evalue.log_mean(harm_gains, HARM_PRIOR),
         last_k=wealth.last_k + last[0],
         last_n=wealth.last_n + last[1],
     )

@@ -66,7 +66,7 @@ class Finding:
     """One guardrail in one group (empty: all requests), with every number that it was judged by.
 
     Counts are of bad outcomes and outcomes since the rollout began; for `score_distribution` at the bound
-    that is worst for the canary. `proof` and `harm` are natural logarithms of e-values.
+    that is worst for the canary. `proof`, `harm` and `harm_in_last_look` are natural logs of e-values.
     """
 
     guardrail: str
@@ -79,6 +79,7 @@ class Finding:
     canary_total: int
     proof: float
     harm: float
+    harm_in_last_look: float
     is_beyond: bool
     """The plain rates differ by more than the margin, proven or not."""
 
@@ -165,9 +166,7 @@ def judge(state: State) -> Verdict:
     findings = tuple(_findings(state))
     elapsed_s = state.at - state.started_at
     harm_anywhere = round(float(betting.harm_anywhere(state.terms, state.wealth)), DIGITS)
-    wanted_proof, wanted_harm = (
-        round(-math.log(alpha), DIGITS) for alpha in (budgets.alpha_promotion, budgets.alpha_rollback)
-    )
+    wanted_proof, wanted_harm = _wanted(state.policy)
     numbers: dict[str, float | int] = {
         "elapsed_s": round(elapsed_s, 3),
         "canary_requests": state.step_requests,
@@ -246,7 +245,7 @@ def _waiting(state: State, findings: tuple[Finding, ...], wanted_proof: float) -
 def _findings(state: State) -> Iterator[Finding]:
     """One a guardrail and group, in the order of the contrasts; several contrasts are told by their worst."""
     totals, harms = state.wealth.totals, betting.harm(state.terms, state.wealth)
-    wanted = round(-math.log(state.policy.budgets.alpha_promotion), DIGITS)
+    wanted, wanted_harm = _wanted(state.policy)
     places: dict[tuple[str, str], list[int]] = {}
     for index, contrast in enumerate(state.contrasts):
         places.setdefault((contrast.guardrail.name, contrast.group), []).append(index)
@@ -260,15 +259,23 @@ def _findings(state: State) -> Iterator[Finding]:
         increase = k_c / np.maximum(n_c, 1) - (0 if alone else k_s / np.maximum(n_s, 1))
         worst = int(np.argmax(increase))
         proof = round(float(state.wealth.proof[indices].min()), DIGITS)
+        last_look = round(float(state.wealth.harm_in_last_look[indices].max()), DIGITS)
         is_beyond = bool(n_c.min() >= guardrail.minimum and increase[worst] > guardrail.margin)
         if n_c.min() < guardrail.minimum or (not alone and n_s.min() < guardrail.minimum):
             standing = Standing.UNASSESSABLE
         else:
-            # What was proven once is not enough for a canary whose plain rate has left its margin since.
-            standing = Standing.PROVEN if proof >= wanted and not is_beyond else Standing.OPEN
+            # What was proven once is not enough for a canary that has left its margin since, or just now.
+            is_well = proof >= wanted and not is_beyond and last_look < wanted_harm
+            standing = Standing.PROVEN if is_well else Standing.OPEN
         counted = (int(values[worst]) for values in (k_s, n_s, k_c, n_c))
         harm = round(float(harms[indices].max()), DIGITS)
-        yield Finding(name, group, standing, guardrail.margin, *counted, proof, harm, is_beyond)
+        yield Finding(name, group, standing, guardrail.margin, *counted, proof, harm, last_look, is_beyond)
+
+
+def _wanted(policy: Policy) -> tuple[float, float]:
+    """The logarithms that a proof, and the evidence of harm, have to reach."""
+    alphas = policy.budgets.alpha_promotion, policy.budgets.alpha_rollback
+    return tuple(round(-math.log(alpha), DIGITS) for alpha in alphas)
 
 
 def _counts(found: tuple[Contrast, ...], observation: Observation) -> Counts:
@@ -280,6 +287,8 @@ def _counts(found: tuple[Contrast, ...], observation: Observation) -> Counts:
 def _open_reason(finding: Finding, wanted: float) -> str:
     if finding.is_beyond:
         return f"{finding.label} {finding.rates} is beyond the margin of {finding.margin:.1%}"
+    if finding.proof >= wanted:
+        return f"{finding.label}: the last look alone speaks against what was proven before"
     return (
         f"{finding.label} {finding.rates} is not proven within {finding.margin:.1%} yet "
         f"(evidence {math.exp(min(finding.proof, 50)):.1f} of {math.exp(wanted):.0f})"

@@ -169,6 +169,14 @@ def test_a_proven_canary_holds_while_its_source_is_down_or_silent_or_restarted()
     assert walk([*good, look(did(60), did(60), 8.0, 50)])[-1].decision is Decision.PROMOTE
 
 
+def test_what_was_proven_is_not_enough_when_the_last_look_alone_speaks_against_it():
+    good = [look(did(30), did(30), 2.0 * n, 50) for n in range(1, 30)]
+    verdict = walk([*good, look(did(20, errors=10), did(20), 60.0, 50)])[-1]
+    assert verdict.decision is Decision.HOLD  # 10 errors of 890 are within 5 %
+    assert not verdict.breaches
+    assert verdict.reasons == ("error rate: the last look alone speaks against what was proven before",)
+
+
 def test_a_canary_that_cannot_be_reached_too_often_is_rolled_back():
     down = [
         Observation(2.0 * n, 2.0, 5, None, None, trouble=("canary does not give it",)) for n in range(1, 5)
