@@ -31,14 +31,14 @@ def parse(argv: list[str], otlp_endpoint: str | None) -> tuple[argparse.Namespac
     add("--model_version", default="", help="version in the registry, for answers and metrics")
     add("--verify_key", type=Path, help="public key: a package that it did not sign is refused")
     add("--host", default="0.0.0.0", help="address to listen on; 127.0.0.1 on a laptop")  # noqa: S104
-    add("--http_port", type=_port, default=8080)
-    add("--grpc_port", type=_port, default=8081)
-    add("--threads", type=_count, default=cores(), help="requests computed at once, one core each")
-    add("--max_waiting", type=_count, help="instances that may wait; beyond it 429 (16 a thread)")
-    add("--max_batch", type=_count, help="instances computed in one run (1 on a CPU, 16 on a GPU)")
-    add("--max_inflight_bytes", type=_count, default=MAX_INFLIGHT_BYTES, help="of request bodies together")
-    add("--head_timeout_s", type=_seconds, default=10.0, help="for a client to send its headers")
-    add("--read_timeout_s", type=_seconds, default=30.0, help="for a client to send its body")
+    add("--http_port", type=port, default=8080)
+    add("--grpc_port", type=port, default=8081)
+    add("--threads", type=count, default=cores(), help="requests computed at once, one core each")
+    add("--max_waiting", type=count, help="instances that may wait; beyond it 429 (16 a thread)")
+    add("--max_batch", type=count, help="instances computed in one run (1 on a CPU, 16 on a GPU)")
+    add("--max_inflight_bytes", type=count, default=MAX_INFLIGHT_BYTES, help="of request bodies together")
+    add("--head_timeout_s", type=seconds, default=10.0, help="for a client to send its headers")
+    add("--read_timeout_s", type=seconds, default=30.0, help="for a client to send its body")
     add("--cache_entries", type=_whole, default=0, help="answers kept for repeated inputs; 0 keeps none")
     add("--log_dir", type=Path, help="folder of the inference log; without it there is none")
     add("--log_sync", choices=("fsync", "none"), default="fsync", help="wait for the disk before answering")
@@ -47,7 +47,7 @@ def parse(argv: list[str], otlp_endpoint: str | None) -> tuple[argparse.Namespac
     add("--otlp_endpoint", type=_url, default=otlp_endpoint, help="OpenTelemetry collector, OTLP over HTTP")
     add("--log_format", choices=FORMATS, default="json", help="of the process's own log")
     add("--log_level", choices=LEVELS, default="info")
-    add("--shutdown_grace_s", type=_seconds, default=30.0, help="for requests in flight at SIGTERM")
+    add("--shutdown_grace_s", type=seconds, default=30.0, help="for requests in flight at SIGTERM")
     arguments, others = parser.parse_known_args(argv)
     if arguments.http_port == arguments.grpc_port:
         parser.error(f"--http_port and --grpc_port are both {arguments.http_port}; give each its own")
@@ -64,13 +64,13 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
 
 
-def _port(text: str) -> int:
+def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
     return int(text)
@@ -90,7 +90,7 @@ def _days(text: str) -> float:
     return _positive(text, "days")
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     return _positive(text, "seconds")
 
 

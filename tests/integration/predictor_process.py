@@ -55,7 +55,7 @@ def radiograph(tmp_path, seed, side=48, compressed=False):
     return path.read_bytes()
 
 
-def make_package(root):
+def make_package(root, prepare_tensors=lambda tensors: None):
     network = build_network("pixel-statistics", 7)
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(7))
     save_network(network, root / "model", {"architecture": "pixel-statistics"})
@@ -75,6 +75,7 @@ def make_package(root):
     np.save(root / "tensors" / "shard-00000.npy", np.zeros((2, *CONTRACT.shape), dtype=np.float32))
     index = pd.DataFrame({"split": ["validation"] * 2, "shard": 0, "row": range(2)})
     index.to_parquet(root / "tensors" / "index.parquet")
+    prepare_tensors(root / "tensors")
     return write_package(
         root / "store",
         model_dir=root / "model",

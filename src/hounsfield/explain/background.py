@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hounsfield.errors import PackageError
-from hounsfield.imaging.preprocess import load_split
+from hounsfield.imaging.preprocess import INDEX, load_split
 
 BACKGROUND = "background.npy"
 MOST_IMAGES = 512
@@ -26,6 +26,10 @@ def typical_negative(tensors_dir: Path) -> np.ndarray | None:
     Of at most MOST_IMAGES, evenly spread over the split. None when there are fewer than LEAST_IMAGES. An
     order statistic of many images at every pixel: no patient's image can be had back from it.
     """
+    import pandas as pd
+
+    if not (pd.read_parquet(tensors_dir / INDEX, columns=["split"])["split"] == "train").any():
+        return None
     images, table = load_split(tensors_dir, "train")
     negatives = np.flatnonzero(table["label"].to_numpy() == 0)
     if len(negatives) < LEAST_IMAGES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -11,8 +12,8 @@ SMOOTHING_PX = 1.5
 """Gradients of a convolutional network flicker from pixel to pixel; the eye reads regions."""
 
 
-def write_overlay(path: Path, image: np.ndarray, attribution: np.ndarray, title: str) -> None:
-    """PNG of `image` (S, S) in [0, 1], and beside it with `attribution` (S, S) in logits a pixel.
+def write_overlay(target: Path | BinaryIO, image: np.ndarray, attribution: np.ndarray, title: str) -> None:
+    """Write a PNG of `image` (S, S) in [0, 1], and beside it with `attribution` (S, S) in logits a pixel.
 
     Red speaks for the finding and blue against it, both on one scale that is symmetric about zero.
     """
@@ -30,4 +31,4 @@ def write_overlay(path: Path, image: np.ndarray, attribution: np.ndarray, title:
     overlaid.imshow(smooth, cmap="seismic", vmin=-limit, vmax=limit, alpha=opacity)
     figure.suptitle(title, fontsize=10)
     # Without the date and the version of the writer the same attribution is the same file.
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(target, format="png", metadata={"Software": None})

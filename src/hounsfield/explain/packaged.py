@@ -10,9 +10,11 @@ a smaller budget only leaves some regions coarser.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
@@ -77,10 +79,10 @@ class PackagedExplainer:
 
         Raises ExplanationTimeoutError, and what `run` raises.
         """
-        import shap  # seconds of imports, which a server that is never asked does not pay
-
+        shap = _shap()
         model = _TimedModel(self._run, self._limit_s)
-        logit, background_logit = model(np.stack([image, self._background]))
+        # One by one, as the predictor asks: an engine may round a batch otherwise than an image.
+        logit, background_logit = (model(each[np.newaxis])[0] for each in (image, self._background))
         explainer = shap.explainers.PartitionExplainer(model, _masker(self._background))
         answer = explainer(
             image[np.newaxis], max_evals=self._budget(model, image), batch_size=BATCH, silent=True
@@ -100,6 +102,28 @@ class PackagedExplainer:
         model(np.repeat(image[np.newaxis], BATCH, axis=0))
         rate = BATCH / max(time.monotonic() - began_s, 1e-9)
         return int(min(max(self._target_s * rate, LEAST_EVALUATIONS), self._most))
+
+
+_LOADING = threading.Lock()
+
+
+def _shap() -> ModuleType:
+    """shap, imported and with its numba functions compiled: seconds, which the first image pays and which a
+    server that is never asked does not. They are no part of an image's time."""
+    with _LOADING:
+        import shap
+
+        _compile()
+    return shap
+
+
+@functools.cache
+def _compile() -> None:
+    import shap
+
+    tiny = np.zeros((1, 8, 8), dtype=np.float32)
+    explainer = shap.explainers.PartitionExplainer(lambda images: images.sum((1, 2, 3)), _masker(tiny))
+    explainer(tiny[np.newaxis], max_evals=4, batch_size=2, silent=True)
 
 
 class _TimedModel:

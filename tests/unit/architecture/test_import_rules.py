@@ -20,7 +20,7 @@ ALLOWED = {
     "explain": LEAVES | {"dicom", "data", "imaging", "training", "evaluation"},
     "package": LEAVES | {"dicom", "data", "imaging", "training", "evaluation", "explain"},
     "registry": LEAVES | {"package"},
-    "serving": LEAVES | {"dicom", "imaging", "package", "audit"},
+    "serving": LEAVES | {"dicom", "imaging", "explain", "package", "audit"},
     "drift": {"errors", "config", "progress", "audit"},
     "rollout": {"errors", "config", "progress", "audit"},
     "audit": {"errors", "config"},

@@ -1,0 +1,1 @@
+"""The explainer: KServe's ModelServer with a package in it that is asked why."""
