@@ -108,11 +108,11 @@ def _measure(arguments: argparse.Namespace, absent: dict[str, str]) -> tuple[lis
     samples: list[Sample] = []
     with contextlib.ExitStack() as stack:
         running = []
-        for server in chosen:
-            with exclusive(arguments.lock):
-                started = stack.enter_context(Running(server, work / f"{server.name.replace(' ', '-')}.log"))
-                started.asleep()
-            running.append(started)
+        with exclusive(arguments.lock):
+            for server in chosen:
+                log_file = work / f"{server.name.replace(' ', '-')}.log"
+                running.append(stack.enter_context(Running(server, log_file)))
+                running[-1].asleep()
         for number in range(arguments.rounds):
             for key in arguments.stages:
                 stage, ours_only = every[key]
@@ -130,10 +130,11 @@ def _measure(arguments: argparse.Namespace, absent: dict[str, str]) -> tuple[lis
 def _start_ups(server: Server, count: int, work: Path, lock: Path | None) -> list[float]:
     """Seconds from exec to ready, with a warm page cache: the first start is not counted."""
     seconds = []
-    for number in range(count + 1 if count else 0):
-        with exclusive(lock), Running(server, work / "start.log") as running:
-            if number:
-                seconds.append(running.start_up_s)
+    with exclusive(lock):
+        for number in range(count + 1 if count else 0):
+            with Running(server, work / "start.log") as running:
+                if number:
+                    seconds.append(running.start_up_s)
     return seconds
 
 

@@ -120,14 +120,32 @@ def _percentiles(pixels: np.ndarray, percentiles: tuple[float, float]) -> tuple[
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
         lower, upper = np.percentile(pixels.astype(np.float64), percentiles)
         return float(lower), float(upper)
-    base = int(pixels.min())
-    ranks = np.cumsum(np.bincount(pixels.ravel().astype(np.int32) - base))
+    base, counts = _histogram(pixels)
+    ranks = np.cumsum(counts)
     found = []
     for percentile in percentiles:
         position = percentile / 100.0 * (pixels.size - 1)
         below, above = np.searchsorted(ranks, (np.floor(position), np.ceil(position)), side="right")
         found.append(float(base + below + (above - below) * (position - np.floor(position))))
     return found[0], found[1]
+
+
+def _histogram(pixels: np.ndarray) -> tuple[int, np.ndarray]:
+    """The lowest value of the type of `pixels` (8 or 16 bits), and the number of pixels of each from there."""
+    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    levels = 256**native.dtype.itemsize
+    base = 0
+    if native.dtype.kind == "i":
+        # The other sign of the top bit puts the negative values below the positive ones.
+        base = -levels // 2
+        native = native.view(f"u{native.dtype.itemsize}") ^ (levels // 2)
+    # OpenCV's counts are float32, which is exact up to 2**24: no block of rows has more pixels.
+    rows = max(1, 2**24 // native.shape[1])
+    counts = np.zeros(levels, dtype=np.int64)
+    for start in range(0, len(native), rows):
+        block = np.ascontiguousarray(native[start : start + rows])
+        counts += cv2.calcHist([block], [0], None, [levels], [0, levels]).ravel().astype(np.int64)
+    return base, counts
 
 
 def _fit_square(pixels: np.ndarray, size_px: int) -> np.ndarray:

@@ -48,6 +48,22 @@ def test_counting_pixels_finds_the_percentiles_that_sorting_finds(dtype):
         np.testing.assert_allclose(_percentiles(pixels, percentiles), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", "<i2", ">u2", ">i2"])
+def test_every_value_of_a_type_is_counted_in_either_byte_order(dtype):
+    limits = np.iinfo(dtype)
+    pixels = np.array([[limits.min, 1, limits.max], [2, 3, limits.max]]).astype(dtype)[:, ::-1]
+    assert _percentiles(pixels, (0, 100)) == (limits.min, limits.max)
+    assert _percentiles(pixels, (40, 60)) == (2, 3)
+
+
+def test_counts_stay_exact_beyond_the_whole_numbers_of_float32():
+    pixels = np.zeros((4100, 4100), dtype=np.uint16)  # 16,810,000 pixels, more than 2**24
+    pixels[-1, -1] = 9
+    # The position of the highest rank is the last but none: one pixel of 16,810,000.
+    last = 100 * (pixels.size - 2) / (pixels.size - 1)
+    assert _percentiles(pixels, (last, 100)) == (0, 9)
+
+
 def test_monochrome1_is_the_negative_of_monochrome2():
     pixels = np.random.default_rng(7).integers(0, 4096, (16, 16)).astype(np.uint16)
     contract = ImageContract(size_px=16, lower_percentile=1, upper_percentile=90)
