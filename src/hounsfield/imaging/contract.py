@@ -131,7 +131,7 @@ def _percentiles(pixels: np.ndarray, percentiles: tuple[float, float]) -> tuple[
 
 
 def _histogram(pixels: np.ndarray) -> tuple[int, np.ndarray]:
-    """The lowest value of the type of `pixels` (8 or 16 bits), and the number of pixels of each from there."""
+    """The lowest value of the type of `pixels` (8 or 16 bits), and how many pixels have each from there."""
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     levels = 256**native.dtype.itemsize
     base = 0
