@@ -1,0 +1,1 @@
+"""What the inference log costs, beside its peers: `python -m bench.log`."""
