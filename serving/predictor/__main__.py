@@ -40,6 +40,7 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
     from hounsfield.package.package import load_package
     from hounsfield.serving.computing import Computer
     from hounsfield.serving.decoding import decode, decoder
+    from hounsfield.serving.detectors import publish_detectors
     from hounsfield.serving.feedback import Feedback
     from hounsfield.serving.metrics import Metrics
     from hounsfield.serving.scheduler import Scheduler
@@ -83,6 +84,7 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
         metrics.watch("queue_waiting", lambda: scheduler.waiting)
         feedback = Feedback(metrics, log)
         if log is not None:
+            publish_detectors(package, arguments.log_dir)
             feedback.refill(arguments.log_dir)
         service = Service(scheduler, metrics, feedback, tracing)
         metrics.watch("inflight_requests", lambda: service.inflight)

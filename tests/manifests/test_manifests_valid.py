@@ -43,7 +43,7 @@ def get(objects, kind, name=None):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_valid_by_its_crd(rendered, overlay, violations):
-    custom = [item for item in rendered[overlay] if item["apiVersion"] != "v1"]
+    custom = [item for item in rendered[overlay] if item["apiVersion"] not in ("v1", "apps/v1")]
     asked = set(ACCESS_KINDS) if overlay in ("secure laptop", "production") else set()
     assert {item["kind"] for item in custom} == set(CUSTOM_KINDS) | asked
     assert [found for item in custom for found in violations(item)] == []
@@ -139,6 +139,8 @@ def containers(item):
         yield from item["spec"]["containers"]
     if item["kind"] == "InferenceService":
         yield from item["spec"]["explainer"]["containers"]
+    if item["kind"] == "Deployment":
+        yield from item["spec"]["template"]["spec"]["containers"]
     if item["kind"] == "SeldonDeployment":
         for predictor in item["spec"]["predictors"]:
             for component in predictor["componentSpecs"]:
@@ -148,7 +150,7 @@ def containers(item):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_container_is_restricted_and_sized(rendered, overlay):
     found = [container for item in rendered[overlay] for container in containers(item)]
-    assert len(found) == 4
+    assert len(found) == 5
     for container in found:
         context = container["securityContext"]
         assert context["runAsNonRoot"] is True
@@ -251,7 +253,7 @@ def test_predictions_are_logged_where_they_outlive_the_pod(rendered, overlay):
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in runtime["volumes"]}
     claim = volumes[mounts["/var/log/hounsfield"]]["persistentVolumeClaim"]["claimName"]
-    assert claim == get(rendered[overlay], "PersistentVolumeClaim")["metadata"]["name"]
+    assert claim == get(rendered[overlay], "PersistentVolumeClaim", "hounsfield-log")["metadata"]["name"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -262,3 +264,16 @@ def test_every_server_of_a_package_verifies_it(rendered, overlay):
     for container in found:
         assert "--verify_key=/etc/hounsfield/keys/signing.pub" in container["args"]
         assert "/etc/hounsfield/keys" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_drift_worker_reads_the_predictors_log_and_cannot_write_it(rendered, overlay):
+    pod = get(rendered[overlay], "Deployment", "opacity-drift")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts["/var/log/hounsfield"]["readOnly"] is True
+    claims = {volume["name"]: volume.get("persistentVolumeClaim") for volume in pod["volumes"]}
+    assert claims["log"] == {"claimName": "hounsfield-log", "readOnly": True}
+    state = get(rendered[overlay], "PersistentVolumeClaim", claims["state"]["claimName"])
+    assert mounts["/var/lib/hounsfield/drift"]["name"] == "state"
+    assert state["spec"]["accessModes"] == ["ReadWriteOnce"]

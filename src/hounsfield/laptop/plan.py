@@ -11,14 +11,23 @@ from hounsfield.laptop import access, routes
 from hounsfield.laptop.listener import Door, make_listener, read_door
 from hounsfield.laptop.patches import patch_routes, read_patches
 from hounsfield.laptop.ports import Ports
-from hounsfield.laptop.processes import ACCESS_FOLDER, Machine, Process, Service, explainer, gate, predictor
+from hounsfield.laptop.processes import (
+    ACCESS_FOLDER,
+    Machine,
+    Process,
+    Service,
+    drift,
+    explainer,
+    gate,
+    predictor,
+)
 from hounsfield.laptop.strict import name_of, one
 
 __all__ = ["Door", "Machine", "Plan", "Ports", "Process", "make_plan", "read_door"]
 
 _HONOURED = frozenset(
     {
-        "AuthorizationPolicy", "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService",
+        "AuthorizationPolicy", "Deployment", "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService",
         "RequestAuthentication", "SeldonDeployment", "ServingRuntime", "VirtualService",
     }
 )  # fmt: skip
@@ -90,6 +99,7 @@ def make_plan(objects: Sequence[Mapping[str, Any]], machine: Machine) -> Plan:
         processes=(
             *(process for process, _ in [*predictors, *explainers] if process),
             *(gate(item, machine) for item in kinds["SeldonDeployment"]),
+            *(drift(item, machine) for item in kinds["Deployment"]),
         ),
         clusters=tuple(routes.clusters(services, kinds["DestinationRule"])),
         virtual_hosts=({**host, "routes": patch_routes(host["routes"], patches)},),

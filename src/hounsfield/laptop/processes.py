@@ -26,7 +26,12 @@ KEYS_FOLDER = "/etc/hounsfield/keys"
 LOG_FOLDER = "/var/log/hounsfield/$(POD_NAME)"
 """Where a pod writes its inference log."""
 
+LOGS_FOLDER = "/var/log/hounsfield"
+DRIFT_FOLDER = "/var/lib/hounsfield/drift"
+"""Where the drift worker finds the logs of all pods, and keeps its state."""
+
 GATE_COMPONENT = "serving.gate.Gate.Gate"
+DRIFT_WORKER = "hounsfield.drift.watch"
 
 NOTHING = "none"
 """The storageUri of a revision that serves nothing."""
@@ -43,6 +48,8 @@ class Process:
     """Answers 200 when the process can be used."""
     folder: Path | None = None
     """The model package that it serves."""
+    in_background: bool = False
+    """No prediction needs it: the stack is up, and a rollout goes on, before it answers."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,7 @@ def explainer(service: Mapping[str, Any], machine: Machine) -> tuple[Process | N
         environment={"INFERENCE_SERVICE_NAME": metadata["name"], **environment},
         ready_url=_ready_url(container, by_container_port, where),
         folder=folder,
+        in_background=True,
     )
     return process, Service(name, role, {80: Endpoint(machine.ports.explainer(role), http2=False)})
 
@@ -218,6 +226,31 @@ def gate(deployment: Mapping[str, Any], machine: Machine) -> Process:
             **_environment(container, where, deployment["metadata"]["name"]),
         },
         ready_url=f"http://{HOST}:{ports.gate}/health/ping",
+    )
+
+
+def drift(deployment: Mapping[str, Any], machine: Machine) -> Process:
+    """The drift worker: the one Deployment that the laptop runs, in the guard environment."""
+    where = name_of(deployment)
+    spec = only(deployment["spec"], f"{where}.spec", {"template"}, SCHEDULING | {"selector", "strategy"})
+    pod = only(spec["template"]["spec"], f"{where} pod", {"containers"}, SCHEDULING)
+    container = one(pod["containers"], f"{where} containers")
+    honoured = {"name", "command", "args", "env", "ports", "readinessProbe"}
+    only(container, f"{where} container", honoured, SCHEDULING)
+    if container["command"][1:] != ["-m", DRIFT_WORKER]:
+        raise refuse(f"{where} container command", " ".join(container["command"]))
+    port = one(container["ports"], f"{where} ports")
+    by_container_port = {port["containerPort"]: machine.ports.drift_metrics}
+    folders = {LOGS_FOLDER: machine.home / "log", DRIFT_FOLDER: machine.home / "drift"}
+    return Process(
+        name=deployment["metadata"]["name"],
+        command=_command(container, folders, by_container_port, machine.guard_python, where),
+        environment={
+            "PYTHONPATH": str(machine.repo / "src"),
+            **_environment(container, where, deployment["metadata"]["name"]),
+        },
+        ready_url=_ready_url(container, by_container_port, where),
+        in_background=True,
     )
 
 

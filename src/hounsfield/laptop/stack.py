@@ -236,7 +236,8 @@ def _check_ports_free(ports: Ports) -> None:
 def _wait_ready(
     supervisor: Supervisor, processes: Sequence[Process], timeout_s: float = READY_TIMEOUT_S
 ) -> None:
-    """Wait until each process answers on its ready URL, reporting each that does."""
+    """Wait until each process that predictions need answers on its ready URL, reporting each that does."""
+    processes = [process for process in processes if not process.in_background]
     reporter, waiting = Reporter("stack", len(processes)), {process.name: process for process in processes}
     pids: dict[str, set[int]] = {name: set() for name in waiting}
     deadline_s = time.monotonic() + timeout_s

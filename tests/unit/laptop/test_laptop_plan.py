@@ -110,6 +110,21 @@ def test_the_gate_runs_in_the_guard_environment_on_one_interface(objects):
     assert gate.ready_url == "http://127.0.0.1:8085/health/ping"
 
 
+def test_the_drift_worker_reads_all_logs_in_the_guard_environment(objects):
+    drift = next(p for p in plan(objects).processes if p.name == "opacity-drift")
+    assert drift.command == (
+        *("/guard/python", "-m", "hounsfield.drift.watch"),
+        *("--logs=/home/of/log", "--state=/home/of/drift", "--window=100", "--port=8092", "--host=127.0.0.1"),
+    )
+    assert drift.environment == {"PYTHONPATH": "/repo/src", "OMP_NUM_THREADS": "1"}
+    assert drift.ready_url == "http://127.0.0.1:8092/ready"
+
+
+def test_only_what_predictions_need_is_waited_for(objects):
+    background = {process.name for process in plan(objects).processes if process.in_background}
+    assert background == {"opacity-stable-explainer", "opacity-canary-explainer", "opacity-drift"}
+
+
 def test_rest_goes_to_the_http_ports_and_grpc_to_the_others_by_the_same_weights(objects):
     result = plan(objects)
     shares = {
@@ -199,7 +214,7 @@ def test_the_destination_rule_limits_the_cluster(objects):
 
 def test_a_fresh_tree_runs_the_gate_and_answers_503(rendered):
     result = plan(rendered)
-    assert [process.name for process in result.processes] == ["gate"]
+    assert [process.name for process in result.processes] == ["gate", "opacity-drift"]
     assert result.clusters == ()
     assert {r["direct_response"]["status"] for r in result.virtual_hosts[0]["routes"][1:]} == {503}
     assert result.revisions == {}
@@ -246,6 +261,8 @@ STABLE = ("InferenceService", "opacity-stable")
 MODEL = ("spec", "predictor", "model")
 HTTP = ("VirtualService", "opacity", ("spec", "http", 7))
 GATE = ("spec", "predictors", 0)
+DRIFT = ("Deployment", "opacity-drift")
+POD = ("spec", "template", "spec")
 STUDY = ("EnvoyFilter", "hounsfield-study", ("spec", "configPatches", 0))
 
 
@@ -296,6 +313,10 @@ STUDY = ("EnvoyFilter", "hounsfield-study", ("spec", "configPatches", 0))
         (change("SeldonDeployment", "gate", (*GATE, "graph", "endpoint"), {"type": "GRPC"}), PlatformError, "GRPC"),
         (change("SeldonDeployment", "gate", ("spec", "protocol"), "v2"), PlatformError, "protocol is 'v2'"),
         (change("SeldonDeployment", "gate", (*GATE, "componentSpecs", 0, "spec", "containers", 0, "command"), ["sh"]), PlatformError, "command is 'sh serving"),
+        (change(*DRIFT, (*POD, "containers", 0, "command"), ["python", "-m", "http.server"]), PlatformError, "Deployment opacity-drift container command is 'python -m http.server'"),
+        (change(*DRIFT, (*POD, "initContainers"), []), PlatformError, "pod.initContainers"),
+        (change(*DRIFT, (*POD, "containers", 0, "args"), ["--logs=$(LOGS)"]), PlatformError, "$(LOGS)"),
+        (change(*DRIFT, ("spec", "paused"), True), PlatformError, "Deployment opacity-drift.spec.paused"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_by_name(objects, violation, error, named):
@@ -306,9 +327,9 @@ def test_what_cannot_be_honoured_is_refused_by_name(objects, violation, error, n
 
 
 def test_an_object_of_another_kind_is_refused(objects):
-    objects.append({"kind": "Deployment", "metadata": {"name": "extra"}})
+    objects.append({"kind": "StatefulSet", "metadata": {"name": "extra"}})
     with pytest.raises(
-        PlatformError, match="Deployment extra: the laptop platform does not run objects of kind"
+        PlatformError, match="StatefulSet extra: the laptop platform does not run objects of kind"
     ):
         plan(objects)
 
