@@ -21,6 +21,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
 )
 
+from hounsfield.dicom.native import view_of_pixels
 from hounsfield.dicom.parsing import load, parse, transfer_syntax
 from hounsfield.dicom.quarantine import Reason, Refused
 
@@ -102,10 +103,10 @@ def decode_pixels(dataset: Dataset) -> np.ndarray:
     """
     syntax = transfer_syntax(dataset)
     try:
-        pixels = dataset.pixel_array
         if not _rescale_is_identity(dataset):
-            pixels = apply_modality_lut(pixels, dataset).astype(np.float32)
-        return pixels
+            return apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
+        view = view_of_pixels(dataset)
+        return dataset.pixel_array if view is None else view
     except MemoryError:
         raise Refused(Reason.IMAGE_TOO_LARGE, "the pixels do not fit into memory") from None
     except Exception as error:
