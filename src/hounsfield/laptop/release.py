@@ -54,6 +54,7 @@ def release(
     candidate = _revision(registration["candidate"])
     registry = Registry(home.mlflow_uri)
     manifest.seed_tree(stack.REPO / "manifests", home.tree)
+    manifest.recover(home.tree)
     champion = registry.by_alias(CHAMPION)
     if champion is None:
         raise RegistryError(

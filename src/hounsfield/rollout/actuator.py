@@ -36,6 +36,8 @@ class GitActuator:
 
     def __init__(self, tree: Path, apply: Callable[[], None] = lambda: None) -> None:
         self.tree, self._apply = tree, apply
+        if manifest.recover(tree):  # a predecessor was killed between its edit and its end
+            apply()
         if manifest.dirty(tree):
             raise RolloutError(
                 f"{tree} has changes that are not committed; commit or undo them, then start the rollout"

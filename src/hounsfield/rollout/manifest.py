@@ -7,6 +7,7 @@ record of who got how much traffic, and on what evidence.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hounsfield.errors import RolloutError
+from hounsfield.rollout import recovery
 from hounsfield.rollout.evidence import REVISIONS
 
 ROLLOUT_FILE = Path("overlays/laptop/rollout.yaml")
@@ -141,7 +143,13 @@ def commit(tree: Path, message: str, evidence: Mapping[str, Any]) -> str:
     trailer = f"{EVIDENCE_TRAILER}: {json.dumps(evidence, sort_keys=True, allow_nan=False)}"
     _git(tree, "add", "--all")
     _git(tree, "commit", "--quiet", "--cleanup=verbatim", f"--message={message}\n\n{trailer}\n")
+    recovery.forget(tree)
     return head(tree)
+
+
+def recover(tree: Path) -> bool:
+    """Take back what a killed process left edited and not committed; whether it was killed at that."""
+    return recovery.recover(tree, ROLLOUT_FILE, lambda *arguments: _git(tree, *arguments))
 
 
 def evidence_of(tree: Path, sha: str = "HEAD") -> dict[str, Any]:
@@ -180,9 +188,13 @@ def _load(tree: Path) -> Any:
 
 def _save(tree: Path, document: Any) -> None:
     path = tree / ROLLOUT_FILE
+    text = io.StringIO()
+    _yaml().dump(document, text)
+    content = text.getvalue().encode()
+    recovery.note(tree, head(tree), content)
     draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        _yaml().dump(document, file)
+    with draft.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
@@ -233,7 +245,12 @@ def _git(tree: Path, *arguments: str) -> str:
     environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(tree), *arguments], capture_output=True, text=True, env=environment, check=False
+            ["git", "-C", str(tree), *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+            start_new_session=True,  # an interrupt of the caller's group does not cut a commit in two
         )
     except FileNotFoundError:
         raise RolloutError("git is not installed; the rollout keeps its tree in a git repository") from None

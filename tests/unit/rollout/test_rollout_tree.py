@@ -1,12 +1,14 @@
 """The git tree of a rollout: seeded once, edited in one file, each change a commit with its evidence."""
 
+import os
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
 
 from hounsfield.errors import RolloutError
-from hounsfield.rollout import manifest
+from hounsfield.rollout import manifest, recovery
 from hounsfield.rollout.actuator import GitActuator
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -146,6 +148,61 @@ def test_a_tree_that_is_no_yaml_is_refused_with_the_line(tree):
     by_hand(tree, "canary: 0", "canary: ]")
     with pytest.raises(RolloutError, match=r"rollout.yaml line \d+: this is not YAML"):
         manifest.weights(tree)
+
+
+def killed(at):
+    """A stand-in that is where the process dies."""
+
+    def die(*arguments, **options):
+        raise KeyboardInterrupt(at)
+
+    return die
+
+
+def die_at_95_and_5(tree):
+    actuator = GitActuator(tree)
+    with pytest.raises(KeyboardInterrupt):
+        actuator.set_weights(95, 5, {})
+
+
+@pytest.mark.parametrize("where", ["replace", "add", "commit"])
+def test_an_edit_that_was_killed_before_its_commit_is_taken_back(tree, monkeypatch, where):
+    before = manifest.head(tree)
+    run = manifest._git
+    with monkeypatch.context() as patched:
+        if where == "replace":
+            die = killed("the draft is written, not yet in place")
+            patched.setattr(manifest, "os", types.SimpleNamespace(environ=os.environ, fsync=die))
+        if where == "add":
+            patched.setattr(manifest, "commit", killed("edited, not yet staged"))
+        if where == "commit":
+            patched.setattr(
+                manifest, "_git", lambda tree, *a: killed("staged")() if a[0] == "commit" else run(tree, *a)
+            )
+        die_at_95_and_5(tree)
+    (tree / ".git" / "index.lock").touch()  # what a git that was killed leaves
+    monkeypatch.setattr(recovery, "_PATIENCE_S", 0.1)
+    applied = []
+    assert GitActuator(tree, lambda: applied.append(manifest.weights(tree))).head() == before
+    assert (applied, manifest.weights(tree), manifest.dirty(tree)) == ([(100, 0)], (100, 0), False)
+
+
+def test_an_edit_that_reached_its_commit_stays(tree, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(recovery, "forget", killed("committed"))
+        die_at_95_and_5(tree)
+    assert GitActuator(tree).weights() == (95, 5)
+    assert not manifest.recover(tree)
+
+
+def test_a_persons_edit_after_a_kill_is_not_taken_back(tree, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "commit", killed("edited, not yet staged"))
+        die_at_95_and_5(tree)
+    by_hand(tree, "canary: 5", "canary: 5 # mine")
+    with pytest.raises(RolloutError, match="was edited by someone after a rollout was killed"):
+        GitActuator(tree)
+    assert "canary: 5 # mine" in (tree / manifest.ROLLOUT_FILE).read_text()
 
 
 def test_the_actuator_commits_then_applies(tree):
