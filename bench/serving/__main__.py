@@ -12,6 +12,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ ONE, EIGHT, SIXTY_FOUR, DICOM = "p50 at one client", "8 clients", "64 clients", 
 
 def main(argv: list[str]) -> int:
     arguments = _parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     OUT.mkdir(parents=True, exist_ok=True)
     absent = {}
     for peer in servers.PEERS:
@@ -83,10 +85,10 @@ def _measure(arguments: argparse.Namespace, absent: dict[str, str]) -> tuple[lis
     bento = requests.write(work, "bento", requests.bento(image))
     raw = {"onnx": str(package.onnx), "image": str(work / "image.npy"), "streams": 1}
     every = {
-        "1": (Stage(ONE, 1, arguments.seconds, raw), False),
-        "8": (Stage(EIGHT, 8, arguments.seconds, raw | {"streams": cores()}), False),
-        "64": (Stage(SIXTY_FOUR, 64, 2 * arguments.seconds, raw | {"streams": cores()}), False),
-        "dicom": (Stage(DICOM, 1, arguments.seconds, raw | {"dicom": str(work / "scan.dcm")}), True),
+        "1": Stage(ONE, 1, arguments.seconds, raw),
+        "8": Stage(EIGHT, 8, arguments.seconds, raw | {"streams": cores()}),
+        "64": Stage(SIXTY_FOUR, 64, 2 * arguments.seconds, raw | {"streams": cores()}),
+        "dicom": Stage(DICOM, 1, arguments.seconds, raw | {"dicom": str(work / "scan.dcm")}),
     }
     log = work / "log"
     offered = [
@@ -114,17 +116,19 @@ def _measure(arguments: argparse.Namespace, absent: dict[str, str]) -> tuple[lis
                 running.append(stack.enter_context(Running(server, log_file)))
                 running[-1].asleep()
         for number in range(arguments.rounds):
-            for key in arguments.stages:
-                stage, ours_only = every[key]
-                doors = [
-                    (each, dicom if ours_only else each.server.doors)
-                    for each in running
-                    if not ours_only or each.server.name.startswith("Hounsfield")
-                ]
-                for sample in run_stage(stage, number, doors, arguments.lock):
-                    samples.append(sample)
-                    _say(sample)
+            with exclusive(arguments.lock):
+                for key in arguments.stages:
+                    for sample in run_stage(every[key], number, _asked(key, running, dicom)):
+                        samples.append(sample)
+                        _say(sample)
     return samples, startups
+
+
+def _asked(key: str, running: list[Running], dicom: dict[str, Path]) -> list[tuple[Running, dict[str, Path]]]:
+    """Who is asked what: only ours takes DICOM, and the null server is for what the client costs."""
+    if key == "dicom":
+        return [(each, dicom) for each in running if each.server.name.startswith("Hounsfield")]
+    return [(each, each.server.doors) for each in running if key == "1" or each.server.name != "null server"]
 
 
 def _start_ups(server: Server, count: int, work: Path, lock: Path | None) -> list[float]:

@@ -46,46 +46,43 @@ class Stage:
     raw: dict
 
 
-def run_stage(
-    stage: Stage, number: int, running: list[tuple[Running, dict[str, Path]]], lock: Path | None
-) -> Iterator[Sample]:
+def run_stage(stage: Stage, number: int, running: list[tuple[Running, dict[str, Path]]]) -> Iterator[Sample]:
     """Measure the doors of all servers; all but the one that is measured sleep."""
-    with exclusive(lock):
-        raw = _python("bench.serving.raw", stage.raw | {"seconds": stage.seconds})
-        raw_p50_s, raw_rate = statistics.median(raw["latency_s"]), raw["rate_per_s"]
-        # Another one is first in each round, so that none always comes after the same one.
-        turn = number % max(1, len(running))
-        for server, doors in running[turn:] + running[:turn]:
-            server.awake()
-            try:
-                for door, request in doors.items():
-                    seen = _python(
-                        "bench.serving.load",
-                        {
-                            "door": "grpc" if door == "grpc" else "http",
-                            "port": server.server.port(door),
-                            "request": str(request),
-                            "clients": stage.clients,
-                            "seconds": stage.seconds,
-                        },
-                    )
-                    latency_s = sorted(seen["latency_s"])
-                    yield Sample(
-                        stage=stage.name,
-                        server=server.server.name,
-                        door=door,
-                        clients=stage.clients,
-                        round=number,
-                        p50_s=statistics.median(latency_s) if latency_s else None,
-                        p99_s=percentile(latency_s, 0.99) if latency_s else None,
-                        rate_per_s=seen["rate_per_s"],
-                        statuses=seen["statuses"],
-                        client_cpu_s=seen["client_cpu_s"],
-                        raw_p50_s=raw_p50_s,
-                        raw_rate_per_s=raw_rate,
-                    )
-            finally:
-                server.asleep()
+    raw = _python("bench.serving.raw", stage.raw | {"seconds": stage.seconds})
+    raw_p50_s, raw_rate = statistics.median(raw["latency_s"]), raw["rate_per_s"]
+    # Another one is first in each round, so that none always comes after the same one.
+    turn = number % max(1, len(running))
+    for server, doors in running[turn:] + running[:turn]:
+        server.awake()
+        try:
+            for door, request in doors.items():
+                seen = _python(
+                    "bench.serving.load",
+                    {
+                        "door": "grpc" if door == "grpc" else "http",
+                        "port": server.server.port(door),
+                        "request": str(request),
+                        "clients": stage.clients,
+                        "seconds": stage.seconds,
+                    },
+                )
+                latency_s = sorted(seen["latency_s"])
+                yield Sample(
+                    stage=stage.name,
+                    server=server.server.name,
+                    door=door,
+                    clients=stage.clients,
+                    round=number,
+                    p50_s=statistics.median(latency_s) if latency_s else None,
+                    p99_s=percentile(latency_s, 0.99) if latency_s else None,
+                    rate_per_s=seen["rate_per_s"],
+                    statuses=seen["statuses"],
+                    client_cpu_s=seen["client_cpu_s"],
+                    raw_p50_s=raw_p50_s,
+                    raw_rate_per_s=raw_rate,
+                )
+        finally:
+            server.asleep()
 
 
 def percentile(ordered: list[float], share: float) -> float:
