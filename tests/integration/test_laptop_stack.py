@@ -169,7 +169,11 @@ def test_a_revision_taken_back_to_none_is_stopped(home, repo):
     stack.apply(home)
     manifest.set_revision(home.tree, "canary", storage_uri="none", model_version="0", package_digest="none")
     status = stack.apply(home)
-    assert [state.process for state in status.processes if "opacity" in state.process] == [
+    assert [
+        state.process
+        for state in status.processes
+        if state.process.startswith(("opacity-stable", "opacity-canary"))
+    ] == [
         "opacity-stable",
         "opacity-stable-explainer",
     ]
