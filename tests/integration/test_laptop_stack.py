@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import requests
 from hounsfield.config import Home
 from hounsfield.errors import PlatformError, RolloutError
 from hounsfield.laptop import stack
+from hounsfield.laptop.callers import make_api_key
 from hounsfield.laptop.ports import SPAN
 from hounsfield.laptop.programs import find_program
 from hounsfield.laptop.render import OVERLAY
@@ -224,6 +226,31 @@ def test_an_interrupt_while_starting_leaves_nothing_running(home, repo, monkeypa
     with pytest.raises(KeyboardInterrupt):
         start(home, repo)
     assert not processes_of(home)
+
+
+def test_a_secure_stack_asks_who_calls_over_tls_and_stays_secure(home, repo):
+    status = stack.up(
+        home, free_block(), repo=repo, guard_python=Path(sys.executable), with_mlflow=False, secure=True
+    )
+    serve(home, "stable", "1", package(home, "one"))
+    stack.apply(home)
+    url, trusted = f"{status.endpoint}/v2/models/opacity", status.certificate
+    assert url.startswith("https://")
+    assert requests.get(url, timeout=5, verify=trusted).status_code == 401
+    headers = {"x-api-key": make_api_key(home.access, "pacs")}
+    deadline_s = time.monotonic() + 5
+    while (answer := requests.get(url, headers=headers, timeout=5, verify=trusted)).status_code != 200:
+        assert time.monotonic() < deadline_s
+    assert answer.json() == {"version": "1"}
+    assert (
+        "Ask for TLS"
+        in subprocess.run(
+            ["git", "-C", str(home.tree), "log", "--format=%s"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    port = int(status.endpoint.rpartition(":")[2])
+    stack.down(home)
+    assert start(home, repo, port).endpoint == status.endpoint  # the tree says so, not the command
 
 
 def test_a_second_up_is_an_apply_and_another_port_is_refused(home, repo):

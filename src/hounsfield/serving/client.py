@@ -119,7 +119,7 @@ class Client:
         with _Ours(self.url + path):
             explanation = dict(answer["explanations"][0])
             picture = explanation["overlay_png"]
-            return {**explanation, "overlay_png": base64.b64decode(picture) if picture else None}
+            return {**explanation, "overlay_png": base64.b64decode(picture["b64"]) if picture else None}
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         import requests

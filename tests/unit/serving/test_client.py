@@ -180,7 +180,7 @@ def test_a_credential_is_read_from_a_file_and_must_be_alone_in_it(tmp_path):
 
 
 def test_predict_with_explain_writes_the_picture(server, tmp_path, capsys):
-    explanation = {"overlay_png": base64.b64encode(b"a picture").decode(), "probability": 0.25}
+    explanation = {"overlay_png": {"b64": base64.b64encode(b"a picture").decode()}, "probability": 0.25}
     server.answers = [(200, {}, prediction()), (200, {}, {"explanations": [explanation]})]
     out, token = tmp_path / "why.png", tmp_path / "token"
     token.write_text("hfk_abc")
