@@ -15,6 +15,8 @@ from hounsfield.serving.logs import configure
 from serving.predictor.flags import parse
 
 if TYPE_CHECKING:
+    from hounsfield.package.engine import Engine
+    from hounsfield.package.package import Package
     from hounsfield.serving.inference_log import InferenceLog
     from hounsfield.serving.metrics import Metrics
     from hounsfield.serving.tracing import OtlpTracing
@@ -32,11 +34,8 @@ def main(argv: list[str]) -> int:
 
 
 def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
-    import numpy as np
-
     from hounsfield.dicom.groups import manufacturers
     from hounsfield.dicom.sandbox import Sandbox
-    from hounsfield.package.engine import Engine
     from hounsfield.package.package import load_package
     from hounsfield.serving.computing import Computer
     from hounsfield.serving.decoding import decode, decoder
@@ -49,7 +48,8 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
     package = load_package(arguments.model_dir, arguments.verify_key)
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox(arguments.threads))
-        with ThreadPoolExecutor(arguments.threads) as starters:
+        with ThreadPoolExecutor(arguments.threads + 1) as starters:
+            opening = starters.submit(_open_engine, package, arguments.threads)
             # Each worker imports its decoders while this process imports KServe; no patient waits for it.
             for _ in range(arguments.threads):
                 starters.submit(sandbox.call, functools.partial(decode, contract=package.contract), b"")
@@ -57,9 +57,7 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
             from serving.predictor.server import PredictorServer
 
             _refuse_unknown(others)
-            engine = Engine(package.onnx)
-            # The first run allocates; and a model that cannot run at all must not become ready.
-            engine.run(np.zeros((1, *package.contract.shape), dtype=np.float32))
+            engine = opening.result()
         metrics = Metrics(arguments.model_name, arguments.model_version)
         log = _open_log(arguments, metrics, stack)
         tracing = _open_tracing(arguments, stack)
@@ -79,7 +77,12 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
             cache_entries=arguments.cache_entries,
         )
         scheduler = stack.enter_context(
-            Scheduler(computer.compute, arguments.threads, arguments.max_waiting, arguments.max_batch or 1)
+            Scheduler(
+                computer.compute,
+                arguments.threads,
+                arguments.max_waiting,
+                arguments.max_batch or engine.max_batch,
+            )
         )
         metrics.watch("queue_waiting", lambda: scheduler.waiting)
         feedback = Feedback(metrics, log)
@@ -102,6 +105,17 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
             grace_s=arguments.shutdown_grace_s,
             on_shed=metrics.count_shed,
         ).start([model])
+
+
+def _open_engine(package: Package, threads: int) -> Engine:
+    import numpy as np
+
+    from hounsfield.package.engine import Engine
+
+    engine = Engine.open(package, threads)
+    # The first run allocates; and a model that cannot run at all must not become ready.
+    engine.run(np.zeros((1, *package.contract.shape), dtype=np.float32))
+    return engine
 
 
 def _open_log(

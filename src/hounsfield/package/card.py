@@ -17,6 +17,7 @@ def render_card(
     contract: Mapping[str, Any],
     explanation: Mapping[str, Any] | None,
     drift: Mapping[str, Any] | None,
+    engine: Mapping[str, Any] | None,
 ) -> str:
     """MODEL_CARD.md as text. Each mapping is the JSON file of that step."""
     import jinja2
@@ -39,6 +40,7 @@ def render_card(
         contract=contract,
         explanation=explanation,
         drift=drift,
+        engine=engine,
     )
 
 

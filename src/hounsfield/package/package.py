@@ -12,11 +12,12 @@ from typing import Any
 from hounsfield.config import CLASS_NAMES, from_mapping
 from hounsfield.errors import ConfigError, PackageError
 from hounsfield.imaging.contract import ImageContract
+from hounsfield.package.choice import MODEL, EngineChoice
 from hounsfield.package.sign import SIGNATURE, verify_package
 
 MANIFEST = "manifest.json"
-MODEL = "model.onnx"
 MODEL_RECORD = "model.json"
+ENGINE_RECORD = "engine.json"
 METRICS = "metrics.json"
 PROFILE = "profile.json"
 CARD = "MODEL_CARD.md"
@@ -37,8 +38,11 @@ class ModelRecord:
     temperature: float
     review_band: tuple[float, float]
     lineage: Mapping[str, Any]
+    engine: EngineChoice = dataclasses.field(default_factory=EngineChoice)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.engine, EngineChoice):
+            object.__setattr__(self, "engine", from_mapping(EngineChoice, self.engine, MODEL_RECORD))
         object.__setattr__(self, "class_names", tuple(self.class_names))
         object.__setattr__(self, "review_band", tuple(self.review_band))
         if self.class_names != CLASS_NAMES:
@@ -121,6 +125,8 @@ def load_package(path: Path, verify_key: Path | None = None) -> Package:
         contract = ImageContract.load(path)
     except (ConfigError, ValueError, TypeError) as error:
         raise PackageError(f"model package {path.name}: {error}") from None
+    if record.engine.file not in listed:
+        raise PackageError(f"model package {path.name}: {record.engine.file} is missing; write it again")
     return Package(path, digest, contract, record)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -10,16 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hounsfield.config import CLASS_NAMES, MODEL_NAME
 from hounsfield.errors import ConfigError, PackageError
+from hounsfield.explain.background import BACKGROUND, typical_negative
 from hounsfield.imaging.contract import ImageContract
 from hounsfield.package.card import render_card
+from hounsfield.package.choice import MODEL, EngineChoice
 from hounsfield.package.package import (
     CARD,
     DETECTORS,
+    ENGINE_RECORD,
     MANIFEST,
     METRICS,
-    MODEL,
     MODEL_RECORD,
     PROFILE,
     ModelRecord,
@@ -61,12 +66,20 @@ def write_package(
         contract.save(folder)
         metrics = _read_json(Path(evaluation_dir) / METRICS)
         record = _model_record(Path(model_dir), metrics, lineage)
-        _write_json(folder / MODEL_RECORD, record.as_dict())
         shutil.copyfile(Path(evaluation_dir) / METRICS, folder / METRICS)
         _copy(Path(dataset_dir) / PROFILE, folder / PROFILE)
         if drift_dir is not None:
             shutil.copytree(drift_dir, folder / DETECTORS)
-        _write_network(Path(model_dir), contract, Path(tensors_dir), folder / MODEL)
+        engine, measured = _write_network(
+            Path(model_dir), contract, Path(tensors_dir), folder, record.temperature
+        )
+        record = dataclasses.replace(record, engine=engine)
+        _write_json(folder / MODEL_RECORD, record.as_dict())
+        if measured is not None:
+            _write_json(folder / ENGINE_RECORD, measured)
+        background = typical_negative(Path(tensors_dir))
+        if background is not None:
+            np.save(folder / BACKGROUND, background)
         card = render_card(
             model=record.as_dict(),
             metrics=metrics,
@@ -75,6 +88,7 @@ def write_package(
             # The numbers only: overlays show patients' images and stay out of what is shipped.
             explanation=_read_json_if_there(explain_dir, "explain.json"),
             drift=_read_json_if_there(drift_dir, "drift.json"),
+            engine=measured,
         )
         (folder / CARD).write_text(card)
         return _publish(folder, out_root, signing_key)
@@ -114,21 +128,33 @@ def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[
         raise PackageError(f"the evaluation gave a value that cannot be served: {error}") from None
 
 
-def _write_network(model_dir: Path, contract: ImageContract, tensors_dir: Path, path: Path) -> None:
+def _write_network(
+    model_dir: Path, contract: ImageContract, tensors_dir: Path, folder: Path, temperature: float
+) -> tuple[EngineChoice, dict[str, Any] | None]:
+    """Export the network into `folder`, prove the export, and choose its engine, with what was measured.
+
+    A network without convolutions gains nothing: it is served in ONNX Runtime fp32, unmeasured.
+    """
     from hounsfield.imaging.preprocess import load_split
+    from hounsfield.package.choose import choose_engine, has_convolutions
     from hounsfield.package.engine import Engine
     from hounsfield.package.export import TOLERANCE, export_onnx, largest_difference
     from hounsfield.training.network import load_network
 
     network = load_network(model_dir)
-    export_onnx(network, contract.size_px, path)
-    images, _ = load_split(tensors_dir, "validation")
-    difference = largest_difference(network, Engine(path).run, images[:PROVED_IMAGES])
+    export_onnx(network, contract.size_px, folder / MODEL)
+    images, index = load_split(tensors_dir, "validation")
+    difference = largest_difference(network, Engine(folder / MODEL).run, images[:PROVED_IMAGES])
     if not difference <= TOLERANCE:
         raise PackageError(
             f"ONNX differs from PyTorch by {difference:.2g} on the validation images, above {TOLERANCE:g}: "
             "the export of this architecture is not to be trusted"
         )
+    if not has_convolutions(network):
+        return EngineChoice(), None
+    # Ranges come from images that the accuracy is not judged on.
+    calibration, _ = load_split(tensors_dir, "train")
+    return choose_engine(folder, network, calibration, images, index["label"].to_numpy(), temperature)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
