@@ -113,7 +113,9 @@ def test_a_connection_on_which_nothing_comes_is_closed(connect):
 def test_a_second_request_whose_headers_trickle_is_given_up_too(connect):
     connection = connect()
     connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert status(connection.recv(65536)) == 200
+    first = b""
+    while not first.endswith(b'{"live":true}'):  # head and body may come apart
+        first += connection.recv(65536)
     answer, _ = trickle(connection, head(10) * 99)
     assert status(answer) == 408
 
