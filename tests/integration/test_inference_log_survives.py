@@ -63,7 +63,9 @@ line = b'{"kind":"prediction","time":"2026-11-21T00:00:00Z","request_id":"%d","t
 for number in range(3):
     if number == 2:
         exec(sys.argv[2])
-    writer.commit([line % (2 * number), line % (2 * number + 1)], new_segment="segment" in sys.argv[3])
+    if "segment" in sys.argv[3]:
+        writer.close_segment()
+    writer.commit([line % (2 * number), line % (2 * number + 1)])
     os.write(1, b"%d\\n%d\\n" % (2 * number, 2 * number + 1))
 """
 

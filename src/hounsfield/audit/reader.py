@@ -89,7 +89,10 @@ def before_last(folder: Path, records: int) -> Cursor:
     older = [path for path in segment_paths(folder) if first_sequence(path) <= target]
     if not older:
         return BEGINNING
-    cursor = start_of(older[-1])
+    try:
+        cursor = start_of(older[-1])
+    except FileNotFoundError:  # purged at this moment, and what is left is less than was asked for
+        return BEGINNING
     if cursor.count < target:
         for _, after in lines(folder, cursor):
             cursor = after

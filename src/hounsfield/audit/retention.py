@@ -74,49 +74,60 @@ def purge(
             "days; nothing was deleted"
         )
     limit = datetime.fromtimestamp(clock(), UTC) - timedelta(days=retention_days)
-    segments = segment_paths(folder)
-    if through is not None and through not in {path.name for path in segments}:
-        raise AuditError(f"{folder}: there is no segment {through!r}; the oldest is {segments[0].name}")
-    old, kept = _old(folder, segments, limit)
+    names = [path.name for path in segment_paths(folder)]
+    if through is not None and through not in names:
+        raise AuditError(f"{folder}: there is no segment {through!r}; the oldest is {names[0]}")
+    old, young = _old(folder, names[:-1], limit)
+    if young is None and (through is None or through == names[-1]):
+        last, young = _old(folder, names[-1:], limit)
+        if last:
+            # Its writer may be adding to it at this moment: only a segment that is closed has an age.
+            writer = Writer(folder, clock=clock)
+            writer.close_segment()
+            writer.close()
+            last, young = _old(folder, names[-1:], limit)
+        old += last
     if through is not None:
-        if kept is not None and kept.segment <= through:
+        if young is not None and young.segment <= through:
             raise AuditError(
-                f"{kept.segment} holds a record of {kept.newest}, younger than the retention of "
+                f"{young.segment} holds a record of {young.newest}, younger than the retention of "
                 f"{retention_days:g} days; nothing was deleted"
             )
         old = [age for age in old if age.segment <= through]
     if old:
-        has_last = old[-1].segment == segments[-1].name
-        _delete(folder, old, retention_days, settled, by, clock, has_last)
+        _record(folder, old, retention_days, settled, by, clock)
+        _delete(folder, old)
     return Purged(
         segments=tuple(age.segment for age in old),
         records=sum(age.count for age in old),
-        young=None if kept is None else kept.segment,
-        young_newest=None if kept is None else kept.newest,
+        young=None if young is None else young.segment,
+        young_newest=None if young is None else young.newest,
     )
 
 
-def _old(folder: Path, segments: list[Path], limit: datetime) -> tuple[list[_Age], _Age | None]:
+def _old(folder: Path, names: list[str], limit: datetime) -> tuple[list[_Age], _Age | None]:
     """The segments older than `limit` from the chain's beginning on, and the first that is younger."""
     old = []
-    for path in segments:
-        if path.stat().st_size == 0:
-            break  # the last one, made by a writer that was killed before it wrote
-        age = _age(folder, path)
+    for name in names:
+        try:
+            if (folder / name).stat().st_size == 0:
+                break  # the last one, begun by a writer that has not written to it yet
+            age = _age(folder, folder / name)
+        except FileNotFoundError:
+            raise AuditError(f"{name} was deleted meanwhile; another purge of {folder} is at work") from None
         if datetime.fromisoformat(age.newest) > limit:
             return old, age
         old.append(age)
     return old, None
 
 
-def _delete(
+def _record(
     folder: Path,
-    ages: list[_Age],
+    old: list[_Age],
     days: float,
     settled: float | None,
     by: str,
     clock: Callable[[], float],
-    has_last: bool,
 ) -> None:
     record = {
         "kind": "purge",
@@ -124,15 +135,18 @@ def _delete(
         "by": by,
         "retention_days": days,
         "log_retention_days": settled,
-        "segments": [asdict(age) for age in ages],
+        "segments": [asdict(age) for age in old],
     }
     writer = Writer(folder, clock=clock)
     try:
-        writer.commit([canonical(record)], new_segment=has_last)
+        writer.commit([canonical(record)])
     finally:
         writer.close()
+
+
+def _delete(folder: Path, old: list[_Age]) -> None:
     try:
-        for age in ages:
+        for age in old:
             (folder / age.segment).unlink(missing_ok=True)
         sync_folder(folder)
     except OSError as error:

@@ -113,29 +113,43 @@ class Writer:
                 self._catch_up(stored)
             undo.pop_all()
 
-    def commit(self, records: Sequence[bytes], new_segment: bool = False) -> Head:
+    def commit(self, records: Sequence[bytes]) -> Head:
         """Put `records` (JSON objects) on the disk, all or none, and return the new head.
 
         Raises AuditError when the disk refuses: nothing of the group stays in the log, and the next commit
-        tries again. `new_segment` starts one even if the last is neither full nor old.
+        tries again.
         """
         with self._disk_errors(), self._turn():
-            stored, segment = _parse_head(self._head_file, self.folder)
-            status = os.fstat(self._file.fileno())
-            if not (status.st_nlink and os.fstat(self._head_file).st_nlink):
-                self._open_last(stored)  # our segment was purged, or someone deletes files
-            if (stored, segment, status.st_size) != (self._head, self._segment, self._end):
-                self._catch_up(stored)
-            if self._end and (new_segment or self._is_full()):
-                # HEAD first: killed in between, we leave other writers a reason to look for a new segment.
-                self._store_head(self._head.count)
-                self._open(self._head.count)
+            self._look()
+            if self._end and self._is_full():
+                self._begin_segment()
             self._write(records)
             return self._head
+
+    def close_segment(self) -> None:
+        """Begin a new segment even if the last is neither full nor old; all before it never change again."""
+        with self._disk_errors(), self._turn():
+            self._look()
+            if self._end:
+                self._begin_segment()
 
     def close(self) -> None:
         self._file.close()
         os.close(self._head_file)
+
+    def _look(self) -> None:
+        """See what has happened to the log since our last turn."""
+        stored, segment = _parse_head(self._head_file, self.folder)
+        status = os.fstat(self._file.fileno())
+        if not (status.st_nlink and os.fstat(self._head_file).st_nlink):
+            self._open_last(stored)  # our segment was purged, or someone deletes files
+        if (stored, segment, status.st_size) != (self._head, self._segment, self._end):
+            self._catch_up(stored)
+
+    def _begin_segment(self) -> None:
+        # HEAD first: killed in between, we leave other writers a reason to look for a new segment.
+        self._store_head(self._head.count)
+        self._open(self._head.count)
 
     def _write(self, records: Sequence[bytes]) -> None:
         lines, head = [], self._head

@@ -6,7 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hounsfield.audit import log
 from hounsfield.audit.chain import START, ChainError, Head, check_line, head_before, record_of
@@ -58,7 +58,7 @@ def checked(folder: Path) -> Iterator[tuple[Path, bytes, Head]]:
                 f"{path.name}: record {first} stands where record {head.count} belongs; "
                 "a segment was dropped, added or renamed, or records were cut off the one before it"
             )
-        with path.open("rb") as file:
+        with _opened(path) as file:
             for number, line in enumerate(file, start=1):
                 if size <= 0:
                     break  # written since the snapshot
@@ -101,11 +101,18 @@ def _start(segment: Path) -> Head:
     """The head that the oldest segment goes on from."""
     if first_sequence(segment) == 0:
         return START
-    with segment.open("rb") as file:
+    with _opened(segment) as file:
         try:
             return head_before(file.readline())
         except (ValueError, RecursionError):
             raise ChainError(f"{segment.name} line 1: this is not a record of the log") from None
+
+
+def _opened(segment: Path) -> IO[bytes]:
+    try:
+        return segment.open("rb")
+    except FileNotFoundError:
+        raise AuditError(f"{segment.name} was deleted while the log was read; try again") from None
 
 
 def _check_end(folder: Path, head: Head, stored: Head, at_stored: Head | None) -> None:

@@ -1,5 +1,7 @@
 """A purge deletes what is old enough, leaves its own record, and refuses anything younger."""
 
+import threading
+
 import orjson
 import pytest
 
@@ -93,6 +95,34 @@ def test_the_writer_at_work_goes_on_in_the_segment_that_the_purge_began(folder, 
     writer.close()
     assert verify(folder).count == 48 + 3 + 6
     assert "recovered" not in {item["kind"] for item, _ in read(folder)}
+
+
+def test_purges_under_load_delete_no_record_that_they_do_not_name(tmp_path, clock):
+    # Each purge takes the segment that the writer is adding to at that moment, too.
+    clock.now_s += 1000 * DAY_S
+    stop, appended, purged = threading.Event(), [], 0
+    item = {"kind": "prediction", "time": "2026-11-21T00:00:00Z"}
+    with InferenceLog(tmp_path, sync=False, segment_bytes=50_000) as log:
+
+        def client():
+            while not stop.is_set():
+                log.append([item] * 3).result(20)
+                appended.extend([item] * 3)
+
+        clients = [threading.Thread(target=client) for _ in range(3)]
+        for thread in clients:
+            thread.start()
+        try:
+            for _ in range(25):
+                purged += purge(tmp_path, 0, clock=clock).records
+                assert verify(tmp_path).count >= purged
+        finally:
+            stop.set()
+            for thread in clients:
+                thread.join()
+    left = [record["kind"] for record, _ in read(tmp_path)]
+    assert purged + len(left) == verify(tmp_path).count == 1 + len(appended) + 25
+    assert "recovered" not in left
 
 
 def test_the_first_segments_deleted_by_hand_beyond_a_purge_are_found(folder, clock):

@@ -129,8 +129,9 @@ def test_a_writer_looks_for_the_segment_that_another_made_before_it_was_killed(t
 
     with monkeypatch.context() as patch:
         patch.setattr(segments.Writer, "_store_head", _first_time_only(segments.Writer._store_head, killed))
+        other.close_segment()
         with pytest.raises(KeyboardInterrupt):
-            other.commit([record(1)], new_segment=True)
+            other.commit([record(1)])
     assert [path.name[-7:] for path in segment_paths(tmp_path)] == ["0.jsonl", "1.jsonl"]
     one.commit([record(2)])
     assert verify(tmp_path).count == 4
