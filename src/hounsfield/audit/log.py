@@ -85,6 +85,17 @@ def verify(path: Path, expected_head: str | None = None) -> Head:
     return head
 
 
+def mend(path: Path) -> None:
+    """Take away an unfinished last line, left by a writer that was killed before anyone was told of it."""
+    if not path.exists():
+        return
+    with path.open("r+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end, _ = last_line(file)
+        if end < os.fstat(file.fileno()).st_size:
+            file.truncate(end)
+
+
 def last_line(file: IO[bytes]) -> tuple[int, bytes]:
     """The offset after the last whole line of `file`, and that line (empty where there is none).
 

@@ -17,6 +17,7 @@ from hounsfield import __version__
 from hounsfield.cli.access import add_commands as add_access_commands
 from hounsfield.cli.ask import add_commands as add_ask_commands
 from hounsfield.cli.audit import add_commands as add_audit_commands
+from hounsfield.cli.rollout import add_commands as add_rollout_commands
 from hounsfield.config import Home
 from hounsfield.errors import HounsfieldError
 
@@ -174,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="the hash-chained logs: check, export, purge")
     add_audit_commands(
         audit.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
+    )
+    rollout = commands.add_parser("rollout", help="a rollout: watch, approve, verify and replay it")
+    add_rollout_commands(
+        rollout.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
     )
 
     _command(commands, "report", _report, "write the report of the last run again", "hounsfield report")

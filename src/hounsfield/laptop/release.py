@@ -30,6 +30,7 @@ from hounsfield.rollout.controller import PROMOTED, Event, SystemClock, run_cana
 from hounsfield.rollout.gate_client import request_verdict
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.manifest import Revision
+from hounsfield.rollout.notify import Notifier
 from hounsfield.rollout.policy import Policy, load_policy
 from hounsfield.rollout.scrape import ScrapeProvider
 
@@ -112,14 +113,14 @@ def _release(
             "canary": f"http://{HOST}:{ports.canary_http}/metrics",
         }
     )
-    with stream(home, validation_set):
+    with stream(home, validation_set), Notifier(policy.notifications) as notify:
         rollout = run_canary(
             policy,
             provider,
             GitActuator(home.tree, lambda: stack.apply(home)),
             Ledger(home.ledger),
             SystemClock(),
-            on_event,
+            lambda event: (on_event(event), notify(event)),
         ).as_dict()
         for step in rollout["steps"]:
             step["at_s"] = step["at"] - began

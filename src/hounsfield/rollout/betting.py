@@ -6,10 +6,10 @@ For each contrast two questions run side by side, each an e-process of `hounsfie
   a quarter and half of the margin, with the prior weights 0.5, 0.3 and 0.2. The greatest value so far
   counts: Ville's inequality is about the greatest.
 - harm, against "the canary is worse by the margin at most", to roll back. The bets are on increases beyond
-  the margin by 0.02, 0.04, ... 0.64, evenly, and on harm that begins now or at any later look (0.6 on the
-  first, the rest as 1 / (t (t + 1)) on look t): long good conduct does not buy credit. One part in ten is
-  kept for the last step, where the stable revision gets nothing to compare with and `log_universal` takes
-  over.
+  the margin by 0.02, 0.04, ... 0.64 (`HARM_PRIOR`), and on harm that begins now or at any later look (0.7
+  on the first, the rest as 1 / (t (t + 1)) on look t): long good conduct does not buy credit. One part in
+  twenty is kept for the last step, where the stable revision gets nothing to compare with and
+  `log_universal` takes over.
 
 A mixture of e-processes is one. The stable rate that the bets suppose is estimated from the looks before,
 so the bets are made before their outcomes; a look that brings many outcomes at once changes nothing about
@@ -36,9 +36,10 @@ PROOF_AT = np.array([0.0, 0.25, 0.5])
 PROOF_PRIOR = np.array([0.5, 0.3, 0.2])
 HARM_BEYOND = 0.02 * 2.0 ** np.arange(6)
 """Rates beyond the margin that the bets on harm are on."""
-HARM_PRIOR = np.full(6, 1 / 6)
-FROM_THE_START = 0.6
-UNIVERSAL_PART = 0.1
+HARM_PRIOR = np.array([0.15, 0.25, 0.25, 0.15, 0.1, 0.1])
+"""Most on losses of a few points: a larger one shows by itself, whatever was bet on it."""
+FROM_THE_START = 0.7
+UNIVERSAL_PART = 0.05
 GUESS_WEIGHT = 10.0
 """How many outcomes the policy's expected rate counts for."""
 

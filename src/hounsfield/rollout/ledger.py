@@ -7,13 +7,13 @@ the digests of their packages), `verdict` (with the observation that it followed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hounsfield.audit import log
-from hounsfield.errors import AuditError
+from hounsfield.audit.chain import ChainError
 from hounsfield.rollout.decide import replay
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.policy import Policy
@@ -64,12 +64,26 @@ class Ledger:
         return found
 
     def unfinished(self, policy_digest: str, revisions: Mapping[str, str]) -> Story | None:
-        """The last rollout, when it has no end yet and was of this policy and these revisions."""
+        """The last rollout, when it has no end yet and was of this policy and these revisions.
+
+        For the one process that goes on with it: a record that its predecessor was killed at is taken away.
+        """
+        log.mend(self.path)
         last = next(iter(self.stories()[-1:]), None)
         if last is None or last.outcome is not None:
             return None
         is_same = (last.policy_digest, last.revisions) == (policy_digest, dict(revisions))
         return last if is_same else None
+
+    def check_anchors(self, anchors: Sequence[str]) -> None:
+        """Raises ChainError when a record that a commit names is missing, such as one cut off the end."""
+        held = {record["hash"] for record in self.records()}
+        missing = [anchor for anchor in anchors if anchor not in held]
+        if missing:
+            raise ChainError(
+                f"{self.path.name}: a commit of the tree names the record {missing[0][:12]}, which is not in "
+                "it; records were cut off its end, or this is another ledger"
+            )
 
     def approvals(self, since: float, weight: int) -> tuple[str, ...]:
         """Who has approved, since the unix time `since`, that the canary goes on from `weight` percent."""
@@ -84,18 +98,18 @@ class Ledger:
 def replay_ledger(ledger: Ledger) -> int:
     """Work every verdict out again, from its story's policy and observations alone; how many there were.
 
-    Raises AuditError that names the first verdict which does not come out as it was recorded, to the bit.
+    Raises ChainError that names the first verdict which does not come out as it was recorded, to the bit.
     """
     count = 0
     for story in ledger.stories():
         policy = Policy.from_mapping(story.policy, "the ledger's policy")
         if policy.digest != story.policy_digest:
-            raise AuditError(f"the rollout of {story.started_at:.0f}: its policy has another digest")
+            raise ChainError(f"the rollout of {story.started_at:.0f}: its policy has another digest")
         again = replay(policy, story.started_at, story.observations)
         for record, verdict in zip(story.verdicts, again, strict=True):
             recorded = record["verdict"]
             if recorded != verdict.as_dict():
-                raise AuditError(
+                raise ChainError(
                     f"record {record['hash'][:12]}: {recorded['decision']} at {record['weight']} % and its "
                     f"numbers do not follow from the observations, which give {verdict.decision}"
                 )

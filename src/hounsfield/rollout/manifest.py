@@ -159,6 +159,16 @@ def evidence_of(tree: Path, sha: str = "HEAD") -> dict[str, Any]:
     return json.loads(found[-1].removeprefix(f"{EVIDENCE_TRAILER}: ")) if found else {}
 
 
+def ledger_anchors(tree: Path) -> list[str]:
+    """The hashes of the ledger that the tree's commits name in their evidence, in order."""
+    found = []
+    for sha in _git(tree, "rev-list", "--reverse", "HEAD").splitlines():
+        evidence = evidence_of(tree, sha)
+        if "ledger" in evidence:
+            found.append(evidence["ledger"])
+    return found
+
+
 def dirty(tree: Path) -> bool:
     """Whether the working tree has changes that are not committed."""
     return bool(_git(tree, "status", "--porcelain"))

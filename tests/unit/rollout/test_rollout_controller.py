@@ -287,6 +287,18 @@ def test_a_killed_controller_goes_on_with_what_it_knew(rollout):
     assert replay_ledger(Ledger(rollout.ledger)) == 13 + 3
 
 
+def test_a_controller_killed_in_the_middle_of_a_record_goes_on(rollout):
+    world = World()
+    killed_at(world, 8)
+    with pytest.raises(KeyboardInterrupt):
+        rollout(world)
+    whole = rollout.ledger.read_bytes()
+    rollout.ledger.write_bytes(whole + whole.splitlines(keepends=True)[-1][:100])
+    assert rollout(world).outcome == "promoted"
+    assert rollout.ledger.read_bytes().startswith(whole)
+    log.verify(rollout.ledger)
+
+
 @pytest.mark.parametrize("decision", ["PROMOTE", "ROLLBACK"])
 def test_a_verdict_that_was_recorded_and_not_carried_out_is_carried_out_once(rollout, decision):
     world = World(error_share=1.0 if decision == "ROLLBACK" else 0.0)
