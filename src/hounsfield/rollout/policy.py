@@ -126,8 +126,6 @@ class Policy:
     budgets: Budgets
     strategy: str = "canary"
     shadow: Step | None = None
-    match_header: str | None = None
-    match_values: tuple[str, ...] = ()
     subgroups: tuple[tuple[str, str], ...] = ()
     subgroup_guardrails: tuple[Guardrail, ...] = ()
     notifications: tuple[Notification, ...] = ()
@@ -200,15 +198,13 @@ def _build(values: Mapping[str, Any]) -> Policy:
         )
     if strategy == "blue_green" and weights != [100]:
         raise _WrongError(("steps",), f"steps is {weights}; the strategy blue_green has the one step 100")
-    if (strategy == "header_match") != ("match" in values):
-        raise _WrongError(("strategy",), "the strategy header_match and the key match go together")
     shadow_first = strategy == "shadow" or values.get("shadow_first", True)
     if strategy == "blue_green" and not shadow_first:
         raise _WrongError(
             ("strategy",),
             "the strategy blue_green needs shadow_first: nothing else would show the candidate's worth",
         )
-    subgroups, match, budgets = values.get("subgroups", {}), values.get("match", {}), values["budgets"]
+    subgroups, budgets = values.get("subgroups", {}), values["budgets"]
     steps = [step if isinstance(step, Mapping) else {"weight": step} for step in values["steps"]]
     return Policy(
         strategy=strategy,
@@ -217,8 +213,6 @@ def _build(values: Mapping[str, Any]) -> Policy:
             Step(int(step["weight"]), int(step.get("min_requests", asked)), step.get("approval", False))
             for step in steps
         ),
-        match_header=match.get("header"),
-        match_values=tuple(match.get("values", ())),
         interval_s=float(values["interval_s"]),
         guardrails=tuple(_guardrails(values["guardrails"])),
         subgroups=tuple(

@@ -1,0 +1,1 @@
+"""How often the rollout decides wrongly, and how soon it decides: by simulation."""
