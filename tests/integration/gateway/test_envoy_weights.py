@@ -2,9 +2,11 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import copy
 import dataclasses
 import hashlib
+import http.client
 import time
 
 import grpc
@@ -135,13 +137,12 @@ STUDIES = 2000
 
 def revisions_of_studies(ports: Ports, repeats: int) -> list[set[str]]:
     """For each study, the revisions that answered its requests."""
-    url = f"http://127.0.0.1:{ports.gateway}/v2/models/opacity"
-    with requests.Session() as session:
-        found = [set() for _ in range(STUDIES)]
-        for _ in range(repeats):
-            for number, seen in enumerate(found):
-                answer = session.get(url, headers={"x-hounsfield-study": study(number)}, timeout=5)
-                seen.add(answer.text.split()[0])
+    found = [set() for _ in range(STUDIES)]
+    connection = http.client.HTTPConnection("127.0.0.1", ports.gateway, timeout=5)  # 18,000 requests, quickly
+    with contextlib.closing(connection):
+        for number in [*range(STUDIES)] * repeats:
+            connection.request("GET", "/v2/models/opacity", headers={"x-hounsfield-study": study(number)})
+            found[number].add(connection.getresponse().read().decode().split()[0])
     return found
 
 

@@ -225,6 +225,7 @@ def test_the_gateways_seconds_fit_each_other(new_gateway, ports):
     objects = new_gateway(ports).objects
     settings = copy.deepcopy(edge(objects))
     (service,) = [item for item in objects if item["kind"] == "VirtualService"]
-    longest_s = max(float(route["timeout"].removesuffix("s")) for route in service["spec"]["http"])
+    routes = [route for route in service["spec"]["http"] if "route" in route]
+    longest_s = max(float(route["timeout"].removesuffix("s")) for route in routes)
     # Else a slow answer would be taken for a dead one, before its route's own timeout says 504.
     assert float(settings["stream_idle_timeout"].removesuffix("s")) > longest_s
