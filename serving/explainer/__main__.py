@@ -63,7 +63,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
     package = load_package(arguments.model_dir, arguments.verify_key)
     background = load_background(package.path, package.contract.shape)
-    engine = Engine(package.onnx)
+    engine = Engine.open(package, arguments.threads)
     explainer = PackagedExplainer(
         lambda images: engine.run(images)[0],
         background,
