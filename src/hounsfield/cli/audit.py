@@ -25,7 +25,7 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
         "verify",
         _verify,
         "find an edited, dropped, added or moved record",
-        "hounsfield audit verify .hounsfield/logs/opacity-stable --expect-head 9f2c...",
+        "hounsfield audit verify .hounsfield/log/stable --expect-head 9f2c...",
     )
     verify.add_argument(
         "log", type=Path, nargs="?", help="an inference log's folder, or a file (default: the rollout ledger)"
@@ -42,7 +42,7 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
         "tail",
         _tail,
         "print the last records, a JSON line each",
-        "hounsfield audit tail .hounsfield/logs/opacity-stable --records 100 --follow",
+        "hounsfield audit tail .hounsfield/log/stable --records 100 --follow",
     )
     tail.add_argument("folder", type=Path, help="an inference log's folder")
     tail.add_argument("--records", type=int, default=10, help="how many (default: 10)")
@@ -53,7 +53,7 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
         "export",
         _export,
         "write an inference log as Parquet, a file a segment; run it again to add what is new",
-        "hounsfield audit export .hounsfield/logs/opacity-stable --out predictions",
+        "hounsfield audit export .hounsfield/log/stable --out predictions",
     )
     export.add_argument("folder", type=Path, help="an inference log's folder")
     export.add_argument("--out", type=Path, required=True, help="folder to write into")
@@ -63,7 +63,7 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
         "purge",
         _purge,
         "delete the segments of an inference log that are older than its retention",
-        "hounsfield audit purge .hounsfield/logs/opacity-stable --retention-days 3650",
+        "hounsfield audit purge .hounsfield/log/stable --retention-days 3650",
     )
     purge.add_argument("folder", type=Path, help="an inference log's folder")
     purge.add_argument(
