@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,14 @@ import pytest
 import requests
 
 REPO = Path(__file__).resolve().parents[2]
-PORTS = 10
+PORTS = 13
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 pytestmark = pytest.mark.e2e
 
 
 def free_port_block() -> int:
-    """A port whose nine followers are free too."""
+    """A port whose followers are free too, as many as the stack takes."""
     for first in range(21000, 32000, PORTS):
         held = []
         try:
@@ -190,9 +191,9 @@ def test_report_renders_in_a_real_browser(road, tmp_path):
 
 
 def test_edited_weight_moves_the_traffic_after_apply(road, scan):
-    """The promotion door: a person edits the tree, commits, applies; answers are counted by version."""
+    """The promotion door: a person edits the tree, commits, applies; studies are counted by version."""
     from hounsfield.rollout import manifest
-    from hounsfield.serving.client import predict_file
+    from hounsfield.serving.client import Client
 
     home, tree = road.home, road.home / "gitops"
     first = road.record["registration"]["champion"]
@@ -210,15 +211,17 @@ def test_edited_weight_moves_the_traffic_after_apply(road, scan):
     rollout.write_text(re.sub(r"(?m)^(  canary: )0\b", r"\g<1>30", text))
     subprocess.run(["git", "-C", str(tree), "commit", "-qam", "30 % to the old champion"], check=True)
     hounsfield(home, "apply")
-    answered = {"1": 0, "2": 0}
-    for _ in range(300):
-        answered[predict_file(road.url, scan)["model_version"]] += 1
+    source = scan.read_bytes()
+    with Client(road.url) as client:
+        answered = Counter(client.predict(source, f"study-{n}")["model_version"] for n in range(300))
     # Binomial(300, 0.3): mean 90, standard deviation 7.9; five of them either side.
     assert 50 <= answered["1"] <= 130
+    assert answered.total() == answered["1"] + answered["2"]
     manifest.set_weights(tree, 100, 0)
     manifest.commit(tree, "All to the champion again", {})
     hounsfield(home, "apply")
-    assert {predict_file(road.url, scan)["model_version"] for _ in range(50)} == {"2"}
+    with Client(road.url) as client:
+        assert {client.predict(source, f"study-{n}")["model_version"] for n in range(50)} == {"2"}
 
 
 def test_another_run_finds_the_champion_in_place(road):

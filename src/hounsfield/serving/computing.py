@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +23,9 @@ from hounsfield.serving.decoding import Decoded
 from hounsfield.serving.metrics import Metrics
 from hounsfield.serving.records import error_records, prediction_records
 from hounsfield.serving.wire import RequestError
+
+_LARGE_BYTES = 2**20
+"""Hashing this much takes half a millisecond, ten times what another thread costs."""
 
 
 class Runs(Protocol):
@@ -68,7 +71,7 @@ class _Work:
 
     task: Task
     kind: str
-    sha256s: list[str]
+    sha256s: list[Callable[[], str]]
     rows: list[Row | None]
     cache_hits: int = 0
     # Of the rows that are to run: where it stands, its image float32 (1, size, size), its groups.
@@ -97,6 +100,7 @@ class Computer:
         self._record, self._size_px = package.model, package.contract.size_px
         self._engine, self._decode, self._metrics, self._log = engine, decode, metrics, log
         self._model, self._manufacturers, self._cache = model, manufacturers, Cache(cache_entries)
+        self._hashers = ThreadPoolExecutor(thread_name_prefix="sha256")
 
     def compute(self, tasks: Sequence[Task]) -> list[Done | Exception]:
         """One outcome a task: its answer, or a RequestError, EngineError, AuditError or error of our own."""
@@ -120,9 +124,9 @@ class Computer:
         sources = instances.files if instances.images is None else instances.images
         work.rows = [None] * len(instances)
         if self._log is not None or self._cache:
-            work.sha256s = [_sha256(source) for source in sources]
+            work.sha256s = [self._hash(source) for source in sources]
         for position, source in enumerate(sources):
-            known = self._cache.get(work.kind, work.sha256s[position]) if self._cache else None
+            known = self._cache.get(work.kind, work.sha256s[position]()) if self._cache else None
             if known is not None:
                 work.rows[position] = known
                 work.cache_hits += 1
@@ -135,6 +139,13 @@ class Computer:
                     work.rows[position] = Row(decoded.refusal, groups, math.nan, None)
                 else:
                     work.pending.append((position, decoded.image, groups))
+
+    def _hash(self, source: bytes | np.ndarray) -> Callable[[], str]:
+        """The SHA-256 of an input, when it is asked for; a large file is hashed while it is decoded."""
+        if len(source) > _LARGE_BYTES:
+            return self._hashers.submit(_sha256, source).result
+        sha256 = _sha256(source)
+        return lambda: sha256
 
     def _run(self, works: Sequence[_Work]) -> None:
         """Run all in one batch; when that fails each alone, so that one request's fault is not another's."""
@@ -161,7 +172,7 @@ class Computer:
                 known = Row("", groups, float(probability[row]), embedding[row].copy())
                 work.rows[position] = known
                 if self._cache:
-                    self._cache.put(work.kind, work.sha256s[position], known)
+                    self._cache.put(work.kind, work.sha256s[position](), known)
                 row += 1
             work.pending = []
             work.task.ran_s = run_at_s
@@ -196,7 +207,7 @@ class Computer:
                             caller,
                             self._model,
                             input_kind=work.kind,
-                            sha256s=work.sha256s,
+                            sha256s=[sha256() for sha256 in work.sha256s],
                             answer=answer,
                             groups=groups,
                             latency_s=latency_s,

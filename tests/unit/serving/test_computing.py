@@ -142,6 +142,12 @@ def test_a_record_says_who_asked_what_and_what_was_said():
     assert json.loads(orjson.dumps(log.records)) == log.records
 
 
+def test_a_large_file_has_its_hash_too():
+    log, large = KeptLog(), b"0." + b"5" * 2**20
+    compute(files(large), log=log)
+    assert log.records[0]["input_sha256"] == hashlib.sha256(large).hexdigest()
+
+
 def test_a_prepared_image_is_hashed_as_its_values_and_has_no_groups():
     log = KeptLog()
     compute(images(0.5, 1.0), log=log)
