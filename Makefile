@@ -26,6 +26,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install -c constraints.txt -e '.[dev]'
 	@# kubeflow-katib pins protobuf<5 and yet works with 6: tests/unit/test_environment.py imports it.
 	$(VENV)/bin/pip install --no-deps kubeflow-katib==0.19.0 kubeflow_katib_api==0.19.0
+	@# rapidocr-onnxruntime asks for opencv-python, which would overwrite the files of opencv-python-headless.
+	$(VENV)/bin/pip install --no-deps rapidocr-onnxruntime==1.4.4
 	@touch $@
 
 $(GUARD)/.installed: guard-requirements.txt constraints-guard.txt
