@@ -69,6 +69,16 @@ lint: install ## ruff: rules and format
 .PHONY: check
 check: lint compile test ## What CI runs
 
+.PHONY: bench-serving
+bench-serving: install ## Our predictor beside raw inference, stock KServe, MLServer and BentoML: about half an hour
+	@$(VENV)/bin/python -m bench.serving --peers $(ARGS)
+
+.PHONY: fuzz
+fuzz: install ## Fuzz the request path and the DICOM path, 5 minutes each; ARGS='--seconds 3600'
+	@$(VENV)/bin/pip install -q -c constraints.txt -e '.[fuzz]'
+	@$(VENV)/bin/python -m tests.fuzz request $(ARGS)
+	@$(VENV)/bin/python -m tests.fuzz dicom $(ARGS)
+
 .PHONY: compile
 compile: install ## The pipeline as YAML for the Kubeflow dashboard: build/hounsfield-training.yaml
 	@$(VENV)/bin/python -m pipelines.compile --out build
