@@ -33,6 +33,7 @@ def evaluate(
             metrics.log_metric(name, result[name]["value"])
     for name in ("ece", "brier", "temperature"):
         metrics.log_metric(name, result[name])
+    metrics.log_metric("auroc_above_baseline", result["baseline"]["difference"]["value"])
     curve = result["roc"]
     roc.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
     roc.log_confusion_matrix(list(CLASS_NAMES), result["confusion_matrix"])

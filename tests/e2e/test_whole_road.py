@@ -169,7 +169,7 @@ def test_ledger_verifies_and_an_edit_is_found(road, tmp_path):
 def test_report_needs_no_other_file(road):
     report = (road.home / "report.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", report)
-    assert report.count("<svg") == 4
+    assert report.count("<svg") == 7
     assert "Simulated radiographs" in report
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import log_loss
+from sklearn.metrics import brier_score_loss, log_loss
 
 BINS = 10
 _LOG_TEMPERATURE = (-2.5, 2.5)
@@ -28,6 +30,15 @@ def fit_temperature(label: np.ndarray, logit: np.ndarray) -> float:
         method="bounded",
     )
     return float(np.exp(found.x))
+
+
+def calibration(label: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
+    """`ece`, `brier` and the `reliability` curve of one set of probabilities."""
+    return {
+        "ece": expected_calibration_error(label, probability),
+        "brier": float(brier_score_loss(label, probability)),
+        "reliability": reliability(label, probability),
+    }
 
 
 def reliability(label: np.ndarray, probability: np.ndarray) -> dict[str, list[float]]:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import brier_score_loss, confusion_matrix, roc_curve
+from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from hounsfield.config import SPLITS
+from hounsfield.data.folder import whole_folder
 from hounsfield.dicom.groups import ATTRIBUTES, groups_of
-from hounsfield.errors import DataError
+from hounsfield.errors import DataError, TrainingError
 from hounsfield.evaluation.bootstrap import CONFIDENCE, RESAMPLES, intervals
-from hounsfield.evaluation.calibration import (
-    calibrated,
-    expected_calibration_error,
-    fit_temperature,
-    reliability,
-)
+from hounsfield.evaluation.calibration import calibrated, calibration, fit_temperature
+from hounsfield.evaluation.decision_curve import advantage, decision_curve
 from hounsfield.evaluation.metrics import auprc, auroc, call_metrics
 from hounsfield.evaluation.operating_point import RULE, choose_threshold, review_band
-from hounsfield.evaluation.subgroups import SUBGROUP_RESAMPLES, subgroups, with_groups
+from hounsfield.evaluation.subgroups import (
+    JUDGED_BY,
+    SUBGROUP_RESAMPLES,
+    largest_gaps,
+    subgroups,
+    with_groups,
+)
 from hounsfield.imaging.preprocess import load_split
 from hounsfield.progress import Reporter
 from hounsfield.training.network import Classifier, load_network
@@ -45,18 +47,30 @@ def evaluate(
     image of validation and test: sop_instance_uid, patient_id, split, label, logit, probability (calibrated)
     and the subgroup columns; and the reference of the drift detectors: `embeddings-validation.npy`, float32
     (N, E), in the order of the predictions, and beside it `reference-validation.csv`, the probability and the
-    groups of the DICOM header by the code that the server has. Raises DataError when validation or test holds
-    one class only.
+    groups of the DICOM header by the code that the server has. `out` appears whole or not at all. Raises
+    DataError when validation or test holds one class only or a pixel that is no number, TrainingError when
+    the network answers with one that is not, PlatformError when the disk is full.
     """
     network = load_network(Path(model_dir))
     parts = {split: load_split(tensors_dir, split) for split in SPLITS}
     for split in ("validation", "test"):
         if parts[split][1]["label"].nunique() < 2:
             raise DataError(f"the {split} split holds one class only; evaluation needs both")
+        broken = int((~np.isfinite(parts[split][0])).any(axis=(1, 2, 3)).sum())
+        if broken:
+            raise DataError(
+                f"{broken} images of the {split} split hold a pixel that is not a finite number; "
+                "run preprocess again"
+            )
     reporter = Reporter("evaluate", sum(len(parts[split][0]) for split in ("validation", "test")))
     logit, embedding, done = {}, {}, 0
     for split in ("validation", "test"):
         logit[split], embedding[split] = predict(network, parts[split][0])
+        if not (np.isfinite(logit[split]).all() and np.isfinite(embedding[split]).all()):
+            raise TrainingError(
+                f"the network answers images of the {split} split with what is not a finite number; "
+                "train again, with a lower learning rate"
+            )
         done += len(logit[split])
         reporter.update(done, "images")
 
@@ -70,30 +84,25 @@ def evaluate(
             for split in ("validation", "test")
         ],
         ignore_index=True,
-    )[["sop_instance_uid", "patient_id", "split", "label", "logit", "probability", *ATTRIBUTES]]
+    )[["sop_instance_uid", "patient_id", "split", "label", "logit", "probability", *JUDGED_BY]]
     test = predictions[predictions["split"] == "test"]
 
+    groups = subgroups(test, threshold, seed)
+    uncalibrated = calibration(label["test"], calibrated(logit["test"], 1.0))
     metrics = _judge(test, threshold, seed)
     metrics |= {
         "temperature": temperature,
-        "ece_uncalibrated": expected_calibration_error(label["test"], calibrated(logit["test"], 1.0)),
+        **{f"{name}_uncalibrated": value for name, value in uncalibrated.items()},
         "operating_point": {"threshold": threshold, "chosen_on": "validation", "rule": RULE},
         "review_band": list(review_band(probability["validation"], threshold)),
         "counts": {split: len(label[split]) for split in SPLITS}
         | {"test_positive": int(label["test"].sum())},
-        "subgroups": subgroups(test, threshold, seed),
-        "baseline": None,
+        "subgroups": groups,
+        "subgroup_gaps": largest_gaps(groups, test, threshold),
+        "baseline": None if baseline_dir is None else _against(baseline_dir, parts["test"][0], test, seed),
         "confidence": CONFIDENCE,
         "bootstrap": {"unit": "patient", "resamples": RESAMPLES, "subgroup_resamples": SUBGROUP_RESAMPLES},
     }
-    if baseline_dir is not None:
-        baseline, _ = predict(load_network(Path(baseline_dir)), parts["test"][0])
-        found = intervals(
-            test["patient_id"].to_numpy(),
-            lambda weight: {"auroc": auroc(label["test"], baseline, weight)},
-            seed,
-        )
-        metrics["baseline"] = {"auroc": found["auroc"]}
     reference = _header_groups(parts["validation"][1]).assign(probability=probability["validation"])
     _write(Path(out), predictions, embedding["validation"], reference, metrics)
     return metrics
@@ -119,22 +128,45 @@ def _judge(test: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
             "auroc": auroc(label, probability, weight),
             "auprc": auprc(label, probability, weight),
             **call_metrics(label, called, weight),
+            "net_benefit": advantage(label, called, weight, threshold),
         },
         seed,
     )
     false_positive_rate, true_positive_rate, thresholds = roc_curve(label, probability)
     # scikit-learn starts the curve at a threshold of infinity, which JSON cannot say.
     thresholds[0] = 1.0
+    precision, recall, _ = precision_recall_curve(label, probability, drop_intermediate=True)
+    return (
+        found
+        | calibration(label, probability)
+        | {
+            "roc": {
+                "fpr": false_positive_rate.tolist(),
+                "tpr": true_positive_rate.tolist(),
+                "threshold": thresholds.tolist(),
+            },
+            "pr": {"recall": recall.tolist(), "precision": precision.tolist()},
+            "decision_curve": decision_curve(label, probability),
+            "confusion_matrix": confusion_matrix(label, called, labels=[0, 1]).tolist(),
+        }
+    )
+
+
+def _against(baseline_dir: Path, images: np.ndarray, test: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """The baseline's AUROC on `images`, and how far the model is above it on the same resampled patients."""
+    baseline, _ = predict(load_network(Path(baseline_dir)), images)
+    label, model = test["label"].to_numpy(), test["probability"].to_numpy()
+
+    def compared(weight: np.ndarray) -> dict[str, float | None]:
+        ours, theirs = auroc(label, model, weight), auroc(label, baseline, weight)
+        return {"auroc": theirs, "difference": None if theirs is None else ours - theirs}
+
+    found = intervals(test["patient_id"].to_numpy(), compared, seed)
+    low = found["difference"]["low"]
     return found | {
-        "ece": expected_calibration_error(label, probability),
-        "brier": float(brier_score_loss(label, probability)),
-        "roc": {
-            "fpr": false_positive_rate.tolist(),
-            "tpr": true_positive_rate.tolist(),
-            "threshold": thresholds.tolist(),
-        },
-        "reliability": reliability(label, probability),
-        "confusion_matrix": confusion_matrix(label, called, labels=[0, 1]).tolist(),
+        "method": "logistic regression on pixel statistics",
+        "rule": "the whole interval of the difference in AUROC is above 0",
+        "beaten": low is not None and low > 0,
     }
 
 
@@ -152,13 +184,9 @@ def _write(
     reference: pd.DataFrame,
     metrics: dict[str, Any],
 ) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / METRICS_FILE).unlink(missing_ok=True)  # it is written last: a folder that has it is whole
-    temporary = out / f".{PREDICTIONS_FILE}.{os.getpid()}"
-    predictions.to_parquet(temporary)
-    temporary.replace(out / PREDICTIONS_FILE)
-    np.save(out / EMBEDDINGS_FILE, embedding)
-    reference.to_csv(out / REFERENCE_FILE, index=False)
-    temporary = out / f".{METRICS_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    temporary.replace(out / METRICS_FILE)
+    with whole_folder(out, METRICS_FILE) as folder:
+        predictions.to_parquet(folder / PREDICTIONS_FILE)
+        np.save(folder / EMBEDDINGS_FILE, embedding)
+        reference.to_csv(folder / REFERENCE_FILE, index=False)
+        text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        (folder / METRICS_FILE).write_text(text)

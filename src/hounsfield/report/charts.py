@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 INK, MUTED, GRID = "#1d2733", "#667487", "#e3e8ee"
 BLUE, ORANGE, GREEN, RED, GREY = "#2563a8", "#d9822b", "#2f855a", "#c53030", "#a0aec0"
+Curve = Mapping[str, Sequence[float]]
 DECISION_COLOURS = {"PROMOTE": GREEN, "HOLD": ORANGE, "ROLLBACK": RED}
 
 
@@ -61,14 +62,78 @@ def roc(fpr: Sequence[float], tpr: Sequence[float], label: str, point: tuple[flo
     return _svg(figure, "ROC curve")
 
 
-def reliability(mean_predicted: Sequence[float], fraction_positive: Sequence[float]) -> str:
-    """Reliability curve of the calibrated probabilities."""
+def precision_recall(
+    recall: Sequence[float], precision: Sequence[float], label: str, prevalence: float
+) -> str:
+    """Precision-recall curve, and the precision of calling every image positive."""
+    figure, axes = _figure()
+    axes.axhline(prevalence, color=GREY, linewidth=1, linestyle="--", label="all called positive")
+    axes.plot(recall, precision, color=BLUE, linewidth=2, drawstyle="steps-post", label=label)
+    axes.set(xlabel="sensitivity (recall)", ylabel="PPV (precision)", xlim=(-0.01, 1.01), ylim=(0, 1.02))
+    axes.legend(loc="lower left")
+    return _svg(figure, "Precision-recall curve")
+
+
+def reliability(curve: Curve, before: Curve | None = None) -> str:
+    """Reliability curve of the calibrated probabilities, and of those `before` temperature scaling.
+
+    A curve has `mean_predicted`, `fraction_positive` and `count` a bin; the dots' areas are the counts.
+    """
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
-    axes.plot(mean_predicted, fraction_positive, "o-", color=BLUE, linewidth=2, label="model")
-    axes.set(xlabel="mean predicted probability", ylabel="fraction positive", xlim=(0, 1), ylim=(0, 1))
+    drawn = [] if before is None else [(before, ORANGE, "before temperature scaling")]
+    for values, colour, label in (*drawn, (curve, BLUE, "calibrated")):
+        x, y = values["mean_predicted"], values["fraction_positive"]
+        axes.plot(x, y, color=colour, linewidth=1.5, label=label)
+        shares = [120 * count / sum(values["count"]) + 8 for count in values["count"]]
+        axes.scatter(x, y, s=shares, color=colour, alpha=0.8, linewidths=0)
+    axes.set(
+        xlabel="mean predicted probability",
+        ylabel="fraction positive",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
     axes.legend(loc="upper left")
     return _svg(figure, "Reliability curve")
+
+
+def decision(curve: Curve, threshold: float) -> str:
+    """Net benefit of acting on the model, on everybody and on nobody; a line at the operating point."""
+    figure, axes = _figure()
+    t, model = curve["threshold"], curve["model"]
+    axes.axvline(threshold, color=ORANGE, linewidth=1, linestyle=":", label="operating point")
+    axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="call none")
+    axes.plot(t, curve["all"], color=GREY, linewidth=1.5, label="call all")
+    axes.plot(t, model, color=BLUE, linewidth=2, label="model")
+    top = max(*model, curve["all"][0], 0.01)
+    axes.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.25 * top, 1.1 * top))
+    axes.legend(loc="upper right")
+    return _svg(figure, "Decision curve")
+
+
+def forest(rows: Sequence[Mapping[str, object]], overall: Mapping[str, float], name: str) -> str:
+    """Each subgroup's AUROC with its interval, the band that of all images; what is not judged stays empty.
+
+    `rows` have `attribute`, `value`, `n` and `auroc`, an interval or None; `name` is the horizontal axis.
+    """
+    figure, axes = _figure(9.2, 0.9 + 0.24 * len(rows))
+    axes.axvspan(overall["low"], overall["high"], color=BLUE, alpha=0.08, linewidth=0)
+    axes.axvline(overall["value"], color=BLUE, linewidth=1, linestyle="--")
+    edges = [overall["low"]]
+    for place, row in enumerate(rows):
+        found = row["auroc"]
+        if found is None:
+            continue
+        axes.plot([found["low"], found["high"]], [place, place], color=INK, linewidth=1.2)
+        axes.plot(found["value"], place, "s", color=INK, markersize=5)
+        edges.append(found["low"])
+    for place, row in enumerate(rows):
+        if row["auroc"] is None:
+            axes.annotate("not judged", (max(0, min(edges) - 0.03), place), color=MUTED, va="center")
+    labels = [f"{str(row['attribute']).replace('_', ' ')}: {row['value']} (n = {row['n']})" for row in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set(xlabel=name, ylim=(len(rows) - 0.4, -0.6), xlim=(max(0, min(edges) - 0.04), 1.005))
+    return _svg(figure, "Subgroups")
 
 
 def learning(history: Sequence[Mapping[str, float]]) -> str:

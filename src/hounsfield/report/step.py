@@ -41,12 +41,20 @@ def evaluation_section(evaluation_dir: Path) -> dict[str, Any]:
     metrics = read_json(evaluation_dir / "metrics.json")
     specificity, sensitivity = metrics["specificity"]["value"], metrics["sensitivity"]["value"]
     point = None if None in (specificity, sensitivity) else (1 - specificity, sensitivity)
-    curve = metrics["roc"]
+    curve, counts = metrics["roc"], metrics["counts"]
     return {
         "metrics": metrics,
         "roc": charts.roc(curve["fpr"], curve["tpr"], f"AUROC {metrics['auroc']['value']:.3f}", point),
-        "reliability": charts.reliability(
-            metrics["reliability"]["mean_predicted"], metrics["reliability"]["fraction_positive"]
+        "pr": charts.precision_recall(
+            metrics["pr"]["recall"],
+            metrics["pr"]["precision"],
+            f"AUPRC {metrics['auprc']['value']:.3f}",
+            counts["test_positive"] / counts["test"],
+        ),
+        "reliability": charts.reliability(metrics["reliability"], metrics["reliability_uncalibrated"]),
+        "decision": charts.decision(metrics["decision_curve"], metrics["operating_point"]["threshold"]),
+        "forest": charts.forest(
+            metrics["subgroups"], metrics["auroc"], "AUROC, the band is that of all images"
         ),
     }
 

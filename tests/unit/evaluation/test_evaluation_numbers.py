@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hounsfield.errors import DataError
+from hounsfield.errors import DataError, TrainingError
 from hounsfield.evaluation.bootstrap import intervals, resamples
 from hounsfield.evaluation.calibration import (
     calibrated,
@@ -138,6 +138,10 @@ def test_evaluation_writes_numbers_that_agree_with_its_predictions(tensors, tmp_
     assert metrics["sensitivity"]["value"] == tp / 8
     assert metrics["counts"] == {"train": 32, "validation": 16, "test": 16, "test_positive": 8}
     assert metrics["baseline"]["auroc"] == metrics["auroc"]  # it is its own baseline here
+    assert metrics["baseline"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert metrics["baseline"]["beaten"] is False
+    (row,) = [row for row in metrics["subgroups"] if row["attribute"] == "site"]
+    assert (row["n"], row["note"]) == (16, "not recorded in this data set")
     logit = test["logit"].iloc[0]
     assert test["probability"].iloc[0] == pytest.approx(1 / (1 + math.exp(-logit / metrics["temperature"])))
     embedding = np.load(tmp_path / "out" / "embeddings-validation.npy")
@@ -152,6 +156,53 @@ def test_test_split_of_one_class_is_refused(make_tensors, tmp_path):
     index[(index["split"] != "test") | (index["label"] == 1)].to_parquet(tensors / "index.parquet")
     with pytest.raises(DataError, match="the test split holds one class only"):
         evaluate(tmp_path / "model", None, tensors, tmp_path / "out")
+
+
+def test_what_is_chosen_does_not_see_the_test_split(make_tensors, tmp_path):
+    tensors = make_tensors()
+    fit_baseline(tensors, tmp_path / "model")
+    honest = evaluate(tmp_path / "model", None, tensors, tmp_path / "honest")
+    index = pd.read_parquet(tensors / "index.parquet")
+    swapped = index["split"] == "test"
+    index.loc[swapped, "label"] = 1 - index.loc[swapped, "label"]
+    index.to_parquet(tensors / "index.parquet")
+    upset = evaluate(tmp_path / "model", None, tensors, tmp_path / "upset")
+    for name in ("operating_point", "temperature", "review_band"):
+        assert upset[name] == honest[name]
+    assert upset["auroc"]["value"] == pytest.approx(1 - honest["auroc"]["value"])
+
+
+def test_a_model_that_is_worse_than_the_baseline_has_not_beaten_it(make_tensors, tmp_path):
+    from hounsfield.training.network import build_network, save_network
+
+    tensors = make_tensors()
+    fit_baseline(tensors, tmp_path / "baseline")
+    save_network(
+        build_network("pixel-statistics", 3), tmp_path / "model", {"architecture": "pixel-statistics"}
+    )
+    found = evaluate(tmp_path / "model", tmp_path / "baseline", tensors, tmp_path / "out")["baseline"]
+    assert found["difference"]["high"] < 0
+    assert found["beaten"] is False
+
+
+def test_pixels_and_answers_that_are_no_numbers_are_refused_and_leave_nothing(make_tensors, tmp_path):
+    import torch
+
+    from hounsfield.training.network import load_network, save_network
+
+    tensors = make_tensors()
+    fit_baseline(tensors, tmp_path / "model")
+    network = load_network(tmp_path / "model")
+    torch.nn.init.constant_(network.head.bias, float("nan"))
+    save_network(network, tmp_path / "diverged", {"architecture": "pixel-statistics"})
+    with pytest.raises(TrainingError, match="validation split with what is not a finite number"):
+        evaluate(tmp_path / "diverged", None, tensors, tmp_path / "out")
+    images = np.load(tensors / "shard-00000.npy")
+    images[-1, 0, 3, 3] = np.nan
+    np.save(tensors / "shard-00000.npy", images)
+    with pytest.raises(DataError, match="1 images of the test split hold a pixel that is not a finite"):
+        evaluate(tmp_path / "model", None, tensors, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize("seed", range(5))

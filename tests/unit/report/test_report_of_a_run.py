@@ -21,6 +21,7 @@ STEP = {
     "commit": "689acecb4912",
     "at_s": 9.0,
 }
+CURVE = {"mean_predicted": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "count": [30, 70]}
 AUROC = {"value": 0.8834, "low": 0.8042, "high": 0.9409}
 
 
@@ -77,7 +78,17 @@ def test_table_says_why_there_was_no_canary(record):
     "draw",
     [
         lambda: charts.roc([0, 0.2, 1], [0, 0.8, 1], "AUROC 0.8", (0.2, 0.8)),
-        lambda: charts.reliability([0.1, 0.9], [0.2, 0.8]),
+        lambda: charts.precision_recall([1, 0.5, 0], [0.5, 0.9, 1], "AUPRC 0.8", 0.5),
+        lambda: charts.reliability(CURVE, CURVE),
+        lambda: charts.decision({"threshold": [0.1, 0.9], "model": [0.3, 0.1], "all": [0.3, -2.0]}, 0.2),
+        lambda: charts.forest(
+            [
+                {"attribute": "patient_sex", "value": "F", "n": 9, "auroc": AUROC},
+                {"attribute": "age_band", "value": "80+", "n": 1, "auroc": None},
+            ],
+            AUROC,
+            "AUROC",
+        ),
         lambda: charts.learning([{"epoch": 0, "validation_auroc": 0.6, "train_loss": 0.7}]),
         lambda: charts.canary([STEP]),
         lambda: charts.canary([]),
