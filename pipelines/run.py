@@ -118,9 +118,11 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
     Raises PlatformError with the sentence of the step that failed.
     """
     from hounsfield.data.fingerprint import source_fingerprint
+    from hounsfield.data.labels import load_labels
     from hounsfield.package.sign import ensure_keys
 
-    fingerprint = source_fingerprint(Path(values["source"]), Path(values["labels"]))
+    load_labels(Path(values["labels"]))  # wrong labels are said before anything is read
+    fingerprint = source_fingerprint(values["source"], Path(values["labels"]))
     console.print("[bold]pipeline[/] (the same object that `make compile` writes for the Kubeflow dashboard)")
     digest = _source_digest()
     os.environ["HOUNSFIELD_TRAIN_IMAGE"] = f"hounsfield/train:source-{digest}"
@@ -147,6 +149,7 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
         "models_uri": str(home.models),
         "tracking_uri": home.mlflow_uri,
         "checkpoints": str(home.root / "checkpoints"),
+        "ingest_store": str(home.root / "ingest"),
         "experiment": str(REPO / "katib" / "experiment.yaml"),
         "model_name": MODEL_NAME,
     }

@@ -4,7 +4,7 @@ Wiring only. The same object is run by `kfp.local` (pipelines/run.py) and compil
 dashboard (pipelines/compile.py).
 """
 
-from typing import NamedTuple
+from typing import List, NamedTuple  # noqa: UP035  KFP knows a list parameter by this name
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Model
@@ -15,6 +15,7 @@ from components.fit_drift.component import fit_drift
 from components.ingest.component import ingest
 from components.package.component import package
 from components.preprocess.component import preprocess
+from components.read.component import read
 from components.register.component import register
 from components.train.component import train
 from components.tune.component import tune
@@ -32,7 +33,8 @@ class Outputs(NamedTuple):
 
 @dsl.pipeline(
     name="hounsfield-training",
-    description="DICOM -> ingest, preprocess, tune, train, evaluate, explain, fit-drift, package, register",
+    description="DICOM -> read, ingest, preprocess, tune, train, evaluate, explain, fit-drift, package, "
+    "register",
 )
 def training(
     source: str,
@@ -52,11 +54,15 @@ def training(
     tune_trials: int = 0,
     explain_cases: int = 6,
     drift_p_value: float = 0.05,
+    shards: List[str] = ["1/1"],  # noqa: B006, UP006
+    frames: str = "refuse",
+    ingest_store: str = "",
 ) -> Outputs:
     """Train a candidate and register it.
 
     Args:
-        source: folder of DICOM files; every file ends in the index or in quarantine.
+        source: folder, s3://bucket/prefix or dicomweb+https://host/path; each object ends in the index or in
+            quarantine.
         labels: CSV of PatientID, StudyInstanceUID or SOPInstanceUID, and label.
         source_fingerprint: digest of what is in `source` and `labels`: changed data is a cache miss.
         git_commit: commit of the code, a tag of the registered version.
@@ -73,10 +79,21 @@ def training(
         tune_trials: number of trials; 0 switches tuning off.
         explain_cases: number of SHAP overlays.
         drift_p_value: false-alarm rate that the drift detector is set to.
+        shards: parts of the source that are read side by side, for example ["1/3", "2/3", "3/3"].
+        frames: refuse objects of many frames, or split them into one image a frame.
+        ingest_store: folder that outlives runs and holds what was read, so that only new files are read; on a
+            cluster a volume that all shards can write to, or empty.
     """
-    ingested = ingest(
-        source=source, labels=labels, source_fingerprint=source_fingerprint, seed=seed, workers=workers
-    )
+    with dsl.ParallelFor(shards) as shard:
+        part = read(
+            source=source,
+            shard=shard,
+            source_fingerprint=source_fingerprint,
+            frames=frames,
+            store=ingest_store,
+            workers=workers,
+        )
+    ingested = ingest(labels=labels, seed=seed, shards=dsl.Collected(part.outputs["images"]))
     tensors = preprocess(size_px=size_px, workers=workers, dataset=ingested.outputs["dataset"]).outputs[
         "tensors"
     ]

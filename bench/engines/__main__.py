@@ -81,6 +81,7 @@ def main(argv: list[str]) -> int:
 
 def _tensors() -> Path:
     """The preprocessed sample set, made if it is not there."""
+    from hounsfield.data.examine import Rules
     from hounsfield.data.ingest import ingest
     from hounsfield.data.sample import make_sample
     from hounsfield.dicom.deidentify import create_key
@@ -91,7 +92,8 @@ def _tensors() -> Path:
     if not (tensors / "contract.json").is_file():
         make_sample(WORK / "sample", images=1100, workers=2)
         key = create_key(WORK / "deid.key")
-        ingest(WORK / "sample" / "dicom", WORK / "sample" / "labels.csv", WORK / "dataset", key, seed=7)
+        sample = WORK / "sample"
+        ingest(sample / "dicom", sample / "labels.csv", WORK / "dataset", Rules(key), seed=7)
         preprocess(WORK / "dataset", tensors, ImageContract(size_px=TRAINED_PX))
     return tensors
 

@@ -1,40 +1,41 @@
-"""Step ingest: DICOM and labels in, a de-identified index and a quarantine out."""
+"""Step ingest: what the shards of the source hold, and the labels, to an index and a quarantine."""
+
+from typing import List  # noqa: UP035  KFP runs the function in a module that has this name and no other
 
 from kfp import dsl
-from kfp.dsl import HTML, Dataset, Metrics, Output
+from kfp.dsl import HTML, Dataset, Input, Metrics, Output
 
 from components.images import TRAIN
 
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def ingest(
-    source: str,
     labels: str,
-    source_fingerprint: str,
     seed: int,
-    workers: int,
+    shards: Input[List[Dataset]],  # noqa: UP006
     dataset: Output[Dataset],
     validation_set: Output[Dataset],
     metrics: Output[Metrics],
     summary: Output[HTML],
 ):
-    """Accept or quarantine every file of `source`, de-identify, split by patient, freeze the validation set.
+    """Join `shards` and labels to a data set, split by patient, freeze the validation set.
 
-    `source_fingerprint` is not read: it is here so that changed files are a cache miss. The de-identification
-    key comes from the file that HOUNSFIELD_DEID_KEY_FILE names.
+    The de-identification key comes from the file that HOUNSFIELD_DEID_KEY_FILE names.
     """
     import json
     import os
     from pathlib import Path
 
-    from hounsfield.data.ingest import ingest as run
+    from hounsfield.data.collect import collect
+    from hounsfield.data.examine import Rules
     from hounsfield.dicom.deidentify import load_key
     from hounsfield.report.step import ingest_page
     from hounsfield.rollout.validation_set import freeze
 
     named = os.environ.get("HOUNSFIELD_DEID_KEY_FILE")
-    key = load_key(Path(named) if named else None)
-    result = run(Path(source), Path(labels), Path(dataset.path), key, seed=seed, workers=workers)
+    rules = Rules(load_key(Path(named) if named else None))
+    folders = [Path(shard.path) for shard in shards]
+    result = collect(folders, Path(labels), Path(dataset.path), rules, seed=seed)
     # The test split: neither the weights nor the operating point have seen it.
     frozen = freeze(Path(dataset.path), Path(validation_set.path), split="test")
     dataset.metadata["fingerprint"] = result.fingerprint

@@ -8,6 +8,7 @@ import pydicom
 import pydicom.data
 import pytest
 
+from hounsfield.data.examine import Rules
 from hounsfield.data.ingest import ingest
 from hounsfield.dicom.parsing import load, parse
 from hounsfield.dicom.quarantine import Reason, Refused
@@ -73,9 +74,8 @@ def monochrome_set(tmp_path_factory):
     frame = pd.DataFrame({"PatientID": patients.keys(), "label": patients.values()})
     frame.to_csv(folder / "labels.csv", index=False)
     out = folder / "out"
-    summary = ingest(
-        BUNDLED, folder / "labels.csv", out, b"a key for the tests", allowed_sop_classes=frozenset(classes)
-    )
+    rules = Rules(b"a key for the tests", allowed_sop_classes=frozenset(classes))
+    summary = ingest(BUNDLED, folder / "labels.csv", out, rules)
     return out, summary
 
 

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from hounsfield.data.sources import open_source
+from hounsfield.data.sources.folder import Folder
 from hounsfield.errors import DataError, LabelError
 
 
@@ -15,17 +17,17 @@ def dataset_fingerprint(pairs: Iterable[tuple[str, int]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def source_fingerprint(folder: Path, labels: Path) -> str:
-    """A quick hash of what lies in `folder` (names, sizes, times of change) and of the labels' content.
+def source_fingerprint(source: str | Path, labels: Path) -> str:
+    """A quick hash of what lies in `source` (names, sizes, times of change) and of the labels' content.
 
     It does not read the images: it is the pipeline's cache key, so that changed inputs are ingested again.
     """
-    digest = hashlib.sha256()
-    for path in list_files(folder):
-        status = path.stat()
-        digest.update(
-            f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace")
-        )
+    digest, empty = hashlib.sha256(), True
+    for item in open_source(source).items():
+        empty = False
+        digest.update(f"{item.name}\0{item.version}\n".encode(errors="surrogateescape"))
+    if empty:
+        raise DataError(f"data source {source} is empty: put DICOM files into it")
     try:
         digest.update(labels.read_bytes())
     except OSError as error:
@@ -35,9 +37,7 @@ def source_fingerprint(folder: Path, labels: Path) -> str:
 
 def list_files(folder: Path) -> list[Path]:
     """Every file below `folder`, sorted. Raises DataError when there is no folder or no file."""
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist or is not a folder")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [folder / item.name for item in Folder(folder).items()]
     if not files:
         raise DataError(f"data folder {folder} is empty: put DICOM files into it")
     return files

@@ -1,9 +1,10 @@
-"""Write a folder whole or not at all."""
+"""Folders written whole or not at all, and files in two of them at the cost of one."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,3 +38,12 @@ def whole_folder(out: Path, marker: str) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def link(file: Path, other: Path) -> None:
+    """Make `other` the same file, or a copy where disks differ or know no links; an old one is replaced."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)

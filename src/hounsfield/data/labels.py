@@ -29,10 +29,13 @@ class Labels:
         """The label of the image with these DICOM identifiers (by keyword), or None."""
         return self.by_key.get(identifiers.get(self.key_column, ""))
 
-    def check_all_used(self, seen: Iterable[str]) -> None:
-        """Raise LabelError when a label's key is not among `seen`, the keys found in the images."""
+    def check_all_used(self, seen: Iterable[str], unread: int = 0) -> None:
+        """Raise LabelError when a label's key is not among `seen`, the keys found in the images.
+
+        Not when there are at most `unread` such labels, the number of files whose header could not be read.
+        """
         unknown = sorted(self.rows[key] for key in set(self.by_key) - set(seen))
-        if unknown:
+        if len(unknown) > unread:
             others = f" (and {len(unknown) - 1} more rows)" if len(unknown) > 1 else ""
             raise LabelError(
                 f"{self.file_name} row {unknown[0]}{others}: no file in the data folder has this "

@@ -19,6 +19,7 @@ from hounsfield.dicom.quarantine import Reason, Refused
 from hounsfield.errors import PlatformError
 
 Item = TypeVar("Item")
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 # spawn: a fork of a process that holds threads (gRPC, torch) may inherit a locked lock.
@@ -63,15 +64,28 @@ class Sandbox:
             self._idle.put(worker)
 
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
+        self,
+        function: Callable[[Given], Result],
+        items: Iterable[Item],
+        prepare: Callable[[Item], Given] | None = None,
+        threads: int | None = None,
     ) -> Iterator[tuple[Item, Result | Refused]]:
-        """(item, result or refusal) in the order of `items`, reading only a little ahead of the caller."""
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="sandbox") as threads:
+        """(item, result or refusal) in the order of `items`, reading only a little ahead of the caller.
+
+        `prepare` makes of an item what `function` is given, in a thread of this process: the place to wait
+        for a network, whose time is not the decoder's. `threads` (default: `workers`) may wait at once.
+        """
+        threads = threads or self.workers
+
+        def one(item: Item) -> Result:
+            return self.call(function, item if prepare is None else prepare(item))
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="sandbox") as pool:
             pending: deque[tuple[Item, Future[Result]]] = deque()
             try:
                 for item in items:
-                    pending.append((item, threads.submit(self.call, function, item)))
-                    if len(pending) > 4 * self.workers:
+                    pending.append((item, pool.submit(one, item)))
+                    if len(pending) > 4 * threads:
                         yield _outcome(*pending.popleft())
                 while pending:
                     yield _outcome(*pending.popleft())

@@ -6,7 +6,9 @@ import pandas as pd
 import pydicom
 import pytest
 
-from hounsfield.data.ingest import INDEX_COLUMNS, ingest
+from hounsfield.data.collect import INDEX_COLUMNS
+from hounsfield.data.examine import Rules
+from hounsfield.data.ingest import ingest
 from hounsfield.data.locate import locate
 from hounsfield.dicom.reading import read_image
 from hounsfield.errors import DataError, LabelError
@@ -17,7 +19,7 @@ KEY = b"a key for the tests only"
 @pytest.fixture(scope="module")
 def data_set(sample, tmp_path_factory):
     out = tmp_path_factory.mktemp("ingested") / "set"
-    return out, ingest(sample / "dicom", sample / "labels.csv", out, KEY)
+    return out, ingest(sample / "dicom", sample / "labels.csv", out, Rules(KEY))
 
 
 @pytest.fixture
@@ -55,7 +57,8 @@ def test_labels_and_pixels_arrive_at_the_right_file(sample, data_set):
         assert labels[pydicom.dcmread(source).SOPInstanceUID] == bool(row["label"])
         before, after = read_image(source), read_image(out / row["file"])
         assert (before.pixels == after.pixels).all()
-        assert dict(before.attributes) == dict(after.attributes)
+        assert {**before.attributes, "manufacturer": ""} == {**after.attributes, "manufacturer": ""}
+        assert {name: row[name] for name in before.attributes} == dict(before.attributes)
     assert summary.positives == index["label"].sum()
 
 
@@ -94,7 +97,7 @@ def test_dates_are_moved_and_birth_dates_gone(sample, data_set):
 
 def test_a_run_again_gives_the_same_data_set(sample, data_set, tmp_path):
     out, summary = data_set
-    again = ingest(sample / "dicom", sample / "labels.csv", tmp_path / "again", KEY, workers=1)
+    again = ingest(sample / "dicom", sample / "labels.csv", tmp_path / "again", Rules(KEY), workers=1)
     assert again == summary
     pd.testing.assert_frame_equal(
         pd.read_parquet(out / "index.parquet"), pd.read_parquet(tmp_path / "again" / "index.parquet")
@@ -121,14 +124,14 @@ def test_labels_by_patient_reach_all_images_of_the_patient(few):
     lines = "".join(f"{patient},{label}\n" for patient, label in ids.items())
     (few / "labels.csv").write_text("PatientID,label\n" + lines)
     # The good image without a label of its own has a patient too.
-    assert ingest(few / "data", few / "labels.csv", few / "out", KEY).accepted == 121
+    assert ingest(few / "data", few / "labels.csv", few / "out", Rules(KEY)).accepted == 121
 
 
 def test_a_copy_of_an_image_is_a_duplicate(few):
     good = max((few / "data").rglob("*.dcm"), key=lambda path: path.stat().st_size)
     image = next(p for p in sorted((few / "data").rglob("*.dcm")) if p != good and is_good(p))
     shutil.copy(image, image.with_name("zz-copy.dcm"))
-    assert ingest(few / "data", few / "labels.csv", few / "out", KEY).by_reason["duplicate"] == 1
+    assert ingest(few / "data", few / "labels.csv", few / "out", Rules(KEY)).by_reason["duplicate"] == 1
 
 
 def is_good(path):
@@ -143,7 +146,7 @@ def test_a_label_of_an_unknown_image_is_named_by_its_row_and_nothing_is_left(few
     with (few / "labels.csv").open("a") as stream:
         stream.write("9.9.9.9,positive\n")
     with pytest.raises(LabelError, match="row 126: no file in the data folder has this SOPInstanceUID"):
-        ingest(few / "data", few / "labels.csv", few / "out", KEY)
+        ingest(few / "data", few / "labels.csv", few / "out", Rules(KEY))
     assert sorted(path.name for path in few.iterdir()) == ["data", "labels.csv"]
 
 
@@ -151,15 +154,15 @@ def test_one_class_only_is_refused(few):
     text = (few / "labels.csv").read_text().replace("positive", "negative")
     (few / "labels.csv").write_text(text)
     with pytest.raises(DataError, match="training needs both classes"):
-        ingest(few / "data", few / "labels.csv", few / "out", KEY)
+        ingest(few / "data", few / "labels.csv", few / "out", Rules(KEY))
 
 
 def test_an_empty_or_missing_folder_is_refused(few):
     (few / "empty").mkdir()
     with pytest.raises(DataError, match="is empty"):
-        ingest(few / "empty", few / "labels.csv", few / "out", KEY)
+        ingest(few / "empty", few / "labels.csv", few / "out", Rules(KEY))
     with pytest.raises(DataError, match="does not exist"):
-        ingest(few / "nowhere", few / "labels.csv", few / "out", KEY)
+        ingest(few / "nowhere", few / "labels.csv", few / "out", Rules(KEY))
 
 
 def test_a_folder_without_a_readable_image_is_refused_with_the_reasons(few):
@@ -167,19 +170,19 @@ def test_a_folder_without_a_readable_image_is_refused_with_the_reasons(few):
     (few / "notes" / "a.dcm").write_text("a note")
     (few / "notes" / "b.dcm").write_text("another")
     with pytest.raises(DataError, match=r"none of the 2 files is a readable radiograph: 2 not_dicom"):
-        ingest(few / "notes", few / "labels.csv", few / "out", KEY)
+        ingest(few / "notes", few / "labels.csv", few / "out", Rules(KEY))
 
 
 def test_the_labels_file_may_lie_in_the_folder(few):
     shutil.move(few / "labels.csv", few / "data" / "labels.csv")
-    assert ingest(few / "data", few / "data" / "labels.csv", few / "out", KEY).quarantined == 8
+    assert ingest(few / "data", few / "data" / "labels.csv", few / "out", Rules(KEY)).quarantined == 8
 
 
 def test_the_output_is_neither_in_the_data_nor_over_foreign_files(few):
     with pytest.raises(DataError, match="choose one outside"):
-        ingest(few / "data", few / "labels.csv", few / "data" / "out", KEY)
+        ingest(few / "data", few / "labels.csv", few / "data" / "out", Rules(KEY))
     (few / "mine").mkdir()
     (few / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="was not made by this step"):
-        ingest(few / "data", few / "labels.csv", few / "mine", KEY)
+        ingest(few / "data", few / "labels.csv", few / "mine", Rules(KEY))
     assert (few / "mine" / "thesis.txt").exists()

@@ -10,7 +10,18 @@ import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[3]
-STEPS = {"ingest", "preprocess", "tune", "train", "evaluate", "explain", "fit-drift", "package", "register"}
+STEPS = {
+    "for-loop-1",
+    "ingest",
+    "preprocess",
+    "tune",
+    "train",
+    "evaluate",
+    "explain",
+    "fit-drift",
+    "package",
+    "register",
+}
 
 
 @pytest.fixture(scope="module")
