@@ -83,10 +83,27 @@ fuzz: install ## Fuzz the request path and the DICOM path, 5 minutes each; ARGS=
 compile: install ## The pipeline as YAML for the Kubeflow dashboard: build/hounsfield-training.yaml
 	@$(VENV)/bin/python -m pipelines.compile --out build
 
+OVERLAYS := $(wildcard manifests/overlays/*)
+
 .PHONY: render
 render: install ## The manifests of every overlay, rendered into build/
 	@mkdir -p build
-	@for overlay in laptop staging production; do $(VENV)/bin/kubectl kustomize manifests/overlays/$$overlay > build/$$overlay.yaml && echo build/$$overlay.yaml; done
+	@for overlay in $(OVERLAYS); do $(VENV)/bin/kubectl kustomize $$overlay > build/$$(basename $$overlay).yaml && echo build/$$(basename $$overlay).yaml; done
+
+CRDS ?= $(if $(HOUNSFIELD_CRDS),$(HOUNSFIELD_CRDS),../shared/crds)
+CHECKOV := build/checkov
+
+$(CHECKOV)/.installed:
+	@# An environment of its own: its pins are many and none of ours.
+	$(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/pip install -q checkov==3.3.30
+	@touch $@
+
+.PHONY: validate
+validate: install $(CHECKOV)/.installed ## The manifests: schemas (CRDS=folder), pods against Pod Security, NSA/CISA and checkov
+	@rm -rf build/pods
+	@$(VENV)/bin/hounsfield manifests validate $(OVERLAYS) katib/experiment.yaml --crds $(CRDS) --pods build/pods
+	@$(CHECKOV)/bin/checkov --config-file manifests/.checkov.yaml -d build/pods
 
 .PHONY: constraints
 constraints: install ## Write the installed versions back into constraints*.txt

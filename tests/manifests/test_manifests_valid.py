@@ -6,54 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from hounsfield.errors import PlatformError
-from hounsfield.laptop.programs import find_program
-from hounsfield.laptop.render import OVERLAY, render, set_secure
-
-try:
-    find_program("kubectl")
-except PlatformError as error:
-    pytest.skip(str(error), allow_module_level=True)
+from hounsfield.laptop.render import render
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = ("laptop", "secure laptop", "staging", "production")
-"""The secure laptop is the laptop after `hounsfield up --secure`."""
-
-CUSTOM_KINDS = (
-    "DestinationRule", "EnvoyFilter", "Gateway", "InferenceService", "SeldonDeployment", "ServingRuntime",
-    "VirtualService",
-)  # fmt: skip
 
 ACCESS_KINDS = ("AuthorizationPolicy", "RequestAuthentication")
 BESIDE_THE_GATEWAY = ("EnvoyFilter", *ACCESS_KINDS)
-"""They act on the ingress gateway's pods, and only from the namespace of those."""
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory):
-    tree = Path(shutil.copytree(MANIFESTS, tmp_path_factory.mktemp("secure") / "tree"))
-    set_secure(tree)
-    plain = {name: render(MANIFESTS / "overlays" / name) for name in OVERLAYS if name != "secure laptop"}
-    return plain | {"secure laptop": render(tree / OVERLAY)}
+"""They act on the ingress gateway's pods, and only from its namespace; but for two policies of ours."""
 
 
 def get(objects, kind, name=None):
     return next(o for o in objects if o["kind"] == kind and name in (None, o["metadata"]["name"]))
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_object_is_valid_by_its_crd(rendered, overlay, violations):
-    custom = [item for item in rendered[overlay] if item["apiVersion"] not in ("v1", "apps/v1")]
-    asked = set(ACCESS_KINDS) if overlay in ("secure laptop", "production") else set()
-    assert {item["kind"] for item in custom} == set(CUSTOM_KINDS) | asked
-    assert [found for item in custom for found in violations(item)] == []
-
-
-@pytest.mark.parametrize("kind", [*CUSTOM_KINDS, *ACCESS_KINDS])
-def test_a_planted_typo_is_found_in_each_kind(rendered, kind, violations):
-    item = get(rendered["secure laptop"], kind)
-    (found,) = violations({**item, "spec": {**item["spec"], "tpyo": 1}})
-    assert "'tpyo' was unexpected" in found
 
 
 def test_a_planted_typo_is_found_deep_inside_a_container(rendered, violations):
@@ -169,7 +133,7 @@ def test_tls_only_and_nobody_unknown(rendered, overlay):
     (server,) = get(rendered[overlay], "Gateway")["spec"]["servers"]
     assert (server["port"]["protocol"], server["tls"]["mode"]) == ("HTTPS", "SIMPLE")
     assert server["tls"]["minProtocolVersion"] == "TLSV1_2"
-    policy = get(rendered[overlay], "AuthorizationPolicy")["spec"]
+    policy = get(rendered[overlay], "AuthorizationPolicy", "hounsfield")["spec"]
     assert policy["action"] == "DENY"
     assert policy["rules"][0]["when"] == [{"key": "request.headers[x-hounsfield-caller]", "notValues": ["*"]}]
     (rule,) = get(rendered[overlay], "RequestAuthentication")["spec"]["jwtRules"]
@@ -194,7 +158,7 @@ def test_production_has_443_and_two_pods_of_the_champion(rendered):
         overlay: {
             item["metadata"].get("namespace")
             for item in rendered[overlay]
-            if item["kind"] not in ("Namespace", *BESIDE_THE_GATEWAY)
+            if item["kind"] != "Namespace" and item["metadata"].get("namespace") != "istio-system"
         }
         for overlay in OVERLAYS
     }
@@ -208,10 +172,11 @@ def test_production_has_443_and_two_pods_of_the_champion(rendered):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_changes_the_ingress_gateway_stands_in_its_namespace_and_selects_its_pods(rendered, overlay):
-    found = [item for item in rendered[overlay] if item["kind"] in BESIDE_THE_GATEWAY]
+    found = [item for item in rendered[overlay] if item["metadata"].get("namespace") == "istio-system"]
+    changing = {item["metadata"]["name"] for item in rendered[overlay] if item["kind"] in BESIDE_THE_GATEWAY}
+    assert {item["metadata"]["name"] for item in found} == changing - {"predictors", "explainers"}
     (gateway,) = [item for item in rendered[overlay] if item["kind"] == "Gateway"]
     for item in found:
-        assert item["metadata"]["namespace"] == "istio-system"
         selector = (
             item["spec"].get("workloadSelector", {}).get("labels") or item["spec"]["selector"]["matchLabels"]
         )
@@ -237,7 +202,8 @@ def test_every_route_by_weight_is_made_sticky(rendered, overlay):
         for patch in get(rendered[overlay], "EnvoyFilter", "hounsfield-study")["spec"]["configPatches"]
         if patch["patch"]["value"] == {"route": {"weighted_clusters": {"use_hash_policy": True}}}
     }
-    assert sticky == weighted == {"rest-by-weight", "grpc-by-weight", "explain-by-weight"}
+    names = {f"{door}-{kind}" for door in ("rest", "grpc", "explain") for kind in ("by-weight", "first")}
+    assert sticky == weighted == names
     rules = [item for item in rendered[overlay] if item["kind"] == "DestinationRule"]
     headers = {
         rule["spec"]["trafficPolicy"]["loadBalancer"]["consistentHash"]["httpHeaderName"] for rule in rules

@@ -1,10 +1,11 @@
-"""`hounsfield access ...`: who may ask the laptop's gateway after `hounsfield up --secure`."""
+"""`hounsfield access ...`: who may ask the laptop's gateway after `hounsfield up --secure`, who may what."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 
 from hounsfield.config import Home
 
@@ -38,6 +39,18 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
     )
     revoke.add_argument("name", help="whose key")
 
+    explain = command(
+        commands,
+        "explain",
+        _explain,
+        "print what a role may do on a cluster, as the manifests have it",
+        "hounsfield access explain clinician",
+    )
+    explain.add_argument("role", help="data-scientist, ml-engineer, clinician or auditor")
+    explain.add_argument(
+        "--overlay", type=Path, default=Path("manifests/overlays/production"), help="default: %(default)s"
+    )
+
     command(commands, "list", _list, "print who has an API key", "hounsfield access list")
 
 
@@ -52,6 +65,13 @@ def _token(arguments: argparse.Namespace) -> None:
 
     lifetime, now = datetime.timedelta(hours=arguments.hours), datetime.datetime.now(datetime.UTC)
     print(make_token(Home.at(arguments.home).access, arguments.name, arguments.role, lifetime, now))
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from hounsfield.laptop.render import render
+    from hounsfield.manifests.roles import explain
+
+    print("\n".join(explain(render(arguments.overlay), arguments.role)))
 
 
 def _revoke(arguments: argparse.Namespace) -> None:

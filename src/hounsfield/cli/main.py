@@ -17,6 +17,7 @@ from hounsfield import __version__
 from hounsfield.cli.access import add_commands as add_access_commands
 from hounsfield.cli.ask import add_commands as add_ask_commands
 from hounsfield.cli.audit import add_commands as add_audit_commands
+from hounsfield.cli.manifests import add_commands as add_manifests_commands
 from hounsfield.cli.rollout import add_commands as add_rollout_commands
 from hounsfield.config import Home
 from hounsfield.errors import HounsfieldError
@@ -179,6 +180,11 @@ def _parser() -> argparse.ArgumentParser:
     rollout = commands.add_parser("rollout", help="a rollout: watch, approve, verify and replay it")
     add_rollout_commands(
         rollout.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
+    )
+
+    manifests = commands.add_parser("manifests", help="what the manifests say, checked without a cluster")
+    add_manifests_commands(
+        manifests.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
     )
 
     _command(commands, "report", _report, "write the report of the last run again", "hounsfield report")

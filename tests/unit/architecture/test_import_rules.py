@@ -24,8 +24,10 @@ ALLOWED = {
     "drift": {"errors", "config", "progress", "audit"},
     "rollout": {"errors", "config", "progress", "audit"},
     "audit": {"errors", "config"},
+    "cluster": LEAVES | {"training"},
     "report": LEAVES,
     "laptop": LEAVES | {"rollout", "registry", "audit", "package"},
+    "manifests": LEAVES | {"laptop"},
     "cli": None,  # a thin edge: it may call everything
 }
 THIRD_PARTY_BANNED = {

@@ -1,0 +1,1 @@
+"""What the manifests say, checked without a cluster: their schemas, their pods, who may reach and do what."""
