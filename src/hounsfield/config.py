@@ -17,6 +17,11 @@ T = TypeVar("T")
 MODEL_NAME = "opacity"
 """Name of the served and registered model: the finding that it looks for."""
 
+INTENDED_USE = (
+    "mark adult frontal chest radiographs with an opacity for a radiologist, who reads every study"
+)
+"""What the model is for: every package says it, and the change plan holds it to that."""
+
 CLASS_NAMES = ("negative", "positive")
 """Label 0 and label 1, in this order, everywhere."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hounsfield.config import CLASS_NAMES, MODEL_NAME
+from hounsfield.config import CLASS_NAMES, INTENDED_USE, MODEL_NAME
 from hounsfield.errors import ConfigError, PackageError
 from hounsfield.explain.background import BACKGROUND, typical_negative
 from hounsfield.imaging.contract import ImageContract
@@ -113,14 +113,16 @@ def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[
     from hounsfield.training.network import load_record
 
     try:
+        trained = load_record(model_dir)
         return ModelRecord(
             name=MODEL_NAME,
-            architecture=load_record(model_dir)["architecture"],
+            architecture=trained["architecture"],
             class_names=CLASS_NAMES,
             threshold=float(metrics["operating_point"]["threshold"]),
             temperature=float(metrics["temperature"]),
             review_band=tuple(float(end) for end in metrics["review_band"]),
-            lineage=dict(lineage),
+            # What the change plan asks about: see hounsfield.rollout.change_plan.
+            lineage={**lineage, "intended_use": INTENDED_USE, "hyperparameters": trained.get("params")},
         )
     except KeyError as error:
         raise PackageError(f"{METRICS} of the evaluation has no key {error}; run evaluate again") from None
