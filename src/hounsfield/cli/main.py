@@ -18,7 +18,9 @@ from hounsfield.cli.access import add_commands as add_access_commands
 from hounsfield.cli.ask import add_commands as add_ask_commands
 from hounsfield.cli.audit import add_commands as add_audit_commands
 from hounsfield.cli.manifests import add_commands as add_manifests_commands
+from hounsfield.cli.outcomes import add_commands as add_outcomes_commands
 from hounsfield.cli.rollout import add_commands as add_rollout_commands
+from hounsfield.cli.training import add_commands as add_training_commands
 from hounsfield.config import Home
 from hounsfield.errors import HounsfieldError
 
@@ -187,8 +189,14 @@ def _parser() -> argparse.ArgumentParser:
         manifests.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
     )
 
+    outcomes = commands.add_parser("outcomes", help="labels that came in days later")
+    add_outcomes_commands(
+        outcomes.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
+    )
+
     _command(commands, "report", _report, "write the report of the last run again", "hounsfield report")
     commands.add_parser("train", help="train a model, alone or under torchrun", add_help=False)
+    add_training_commands(commands, command=_command)
     return parser
 
 

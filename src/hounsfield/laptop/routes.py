@@ -85,10 +85,13 @@ def virtual_host(
 
 
 def weights(virtual_service: Mapping[str, Any], services: Mapping[str, Service]) -> dict[str, int]:
-    """Percent of requests by role, as the weighted routes say. RolloutError when they do not say the same."""
+    """Percent of requests by role, as the weighted routes say; those for first callers (`-first`) aside.
+
+    RolloutError when they do not say the same.
+    """
     where, found = name_of(virtual_service), []
     for http in virtual_service["spec"]["http"]:
-        if len(http.get("route", [])) > 1:
+        if len(http.get("route", [])) > 1 and not str(http.get("name")).endswith("-first"):
             found.append(
                 {_service(r, services, where).role: int(r.get("weight", 0)) for r in http["route"]}  # by role
             )
@@ -197,13 +200,14 @@ def _shares(
 
 def _headers(route: Mapping[str, Any], where: str) -> dict[str, Any]:
     only(route, f"{where} destination", {"destination", "weight", "headers"})
-    headers = only(route.get("headers", {}), f"{where} headers", {"response"})
-    response = only(headers.get("response", {}), f"{where} headers.response", {"set"})
-    added = [
-        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-        for key, value in response.get("set", {}).items()
-    ]
-    return {"response_headers_to_add": added} if added else {}
+    headers = only(route.get("headers", {}), f"{where} headers", {"request", "response"})
+    found = {}
+    for side in headers:
+        found[f"{side}_headers_to_add"] = [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in only(headers[side], f"{where} headers.{side}", {"set"}).get("set", {}).items()
+        ]
+    return found
 
 
 def _service(route: Mapping[str, Any], services: Mapping[str, Service], where: str) -> Service:

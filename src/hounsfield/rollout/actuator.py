@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from hounsfield.errors import RolloutError
 from hounsfield.rollout import manifest
 from hounsfield.rollout.evidence import REVISIONS
+from hounsfield.rollout.policy import First
+
+LOCK = Path(".git/hounsfield-rollout.lock")
+
+
+class SomeoneElseError(RolloutError):
+    """A person changed the tree: the rollout stops where it is."""
 
 
 class Actuator(Protocol):
@@ -18,52 +27,89 @@ class Actuator(Protocol):
     def shadow(self) -> int:
         """Percent of requests that the canary also gets as a mirror at present."""
 
+    def first(self) -> int:
+        """Percent of the first callers' requests that the canary answers at present."""
+
     def revisions(self) -> dict[str, str]:
         """Digest of the package that each of stable and canary serves."""
 
     def head(self) -> str:
         """Name of the present state, as `set_weights` returned it."""
 
-    def set_weights(self, stable: int, canary: int, evidence: Mapping[str, Any], shadow: int = 0) -> str:
-        """Move the traffic and return the name of the new state; back when the servers have it."""
+    def set_weights(
+        self,
+        stable: int,
+        canary: int,
+        evidence: Mapping[str, Any],
+        shadow: int = 0,
+        first: First | None = None,
+    ) -> str:
+        """Move the traffic and return the name of the new state; back when the servers have it.
+
+        Raises SomeoneElseError, with nothing moved, when a person changed the state meanwhile.
+        """
 
     def foreign_edit(self) -> str | None:
         """What someone else changed since this actuator's last write, in a sentence; None for nothing."""
 
 
 class GitActuator:
-    """Edits and commits the tree, then calls `apply`; where ArgoCD watches the tree, that is nothing."""
+    """Edits and commits `file` of the tree, pushes where the branch has an upstream, then calls `apply`.
 
-    def __init__(self, tree: Path, apply: Callable[[], None] = lambda: None) -> None:
-        self.tree, self._apply = tree, apply
-        if manifest.recover(tree):  # a predecessor was killed between its edit and its end
+    Where ArgoCD watches the tree's upstream, `apply` is nothing.
+    """
+
+    def __init__(
+        self, tree: Path, apply: Callable[[], None] = lambda: None, file: Path = manifest.ROLLOUT_FILE
+    ) -> None:
+        self.tree, self._apply, self._file = tree, apply, file
+        if manifest.recover(tree, file):  # a predecessor was killed between its edit and its end
             apply()
         if manifest.dirty(tree):
             raise RolloutError(
                 f"{tree} has changes that are not committed; commit or undo them, then start the rollout"
             )
         self._head = manifest.head(tree)
+        self._has_upstream = manifest.has_upstream(tree)
+        if self._has_upstream:
+            if (theirs := manifest.pushed_by_others(tree)) is not None:
+                raise RolloutError(f"the upstream of {tree} has {theirs[:10]}, which the tree lacks: pull it")
+            manifest.push(tree)  # what a killed predecessor had committed and not yet pushed
 
     def weights(self) -> tuple[int, int]:
-        return manifest.weights(self.tree)
+        return manifest.weights(self.tree, self._file)
 
     def shadow(self) -> int:
-        return manifest.shadow(self.tree)
+        return manifest.shadow(self.tree, self._file)
+
+    def first(self) -> int:
+        return manifest.first(self.tree, self._file)
 
     def revisions(self) -> dict[str, str]:
-        return {role: manifest.revision(self.tree, role).package_digest for role in REVISIONS}
+        return {role: manifest.revision(self.tree, role, self._file).package_digest for role in REVISIONS}
 
     def head(self) -> str:
         return self._head
 
-    def set_weights(self, stable: int, canary: int, evidence: Mapping[str, Any], shadow: int = 0) -> str:
+    def set_weights(
+        self,
+        stable: int,
+        canary: int,
+        evidence: Mapping[str, Any],
+        shadow: int = 0,
+        first: First | None = None,
+    ) -> str:
         edit = self.foreign_edit()
         if edit is not None:
-            raise RolloutError(edit)
-        manifest.set_weights(self.tree, stable, canary, shadow)
+            raise SomeoneElseError(edit)
+        manifest.set_weights(self.tree, stable, canary, shadow, first, self._file)
         mirrored = f", {shadow} % mirrored to the canary" if shadow else ""
-        message = f"Canary at {canary} %, stable at {stable} %{mirrored}"
-        self._head = manifest.commit(self.tree, message, evidence)
+        named = f", {first.header} {', '.join(first.values)} first" if first else ""
+        message = f"Canary at {canary} %, stable at {stable} %{mirrored}{named}"
+        before, self._head = self._head, manifest.commit(self.tree, message, evidence)
+        self._check_parent(before)
+        if self._has_upstream:
+            self._push(before)
         self._apply()
         return self._head
 
@@ -73,4 +119,37 @@ class GitActuator:
         head = manifest.head(self.tree)
         if head != self._head:
             return f"someone committed {head[:10]} to {self.tree}"
+        if self._has_upstream and (theirs := manifest.pushed_by_others(self.tree)) is not None:
+            return f"someone pushed {theirs[:10]} to the upstream of {self.tree}"
         return None
+
+    def _check_parent(self, before: str) -> None:
+        """A person may have committed between our last look and our commit."""
+        theirs = manifest.parent(self.tree)
+        if theirs != before:
+            manifest.take_back(self.tree, theirs)
+            raise SomeoneElseError(f"someone committed {theirs[:10]} to {self.tree}")
+
+    def _push(self, before: str) -> None:
+        try:
+            manifest.push(self.tree)
+        except RolloutError:
+            theirs = manifest.pushed_by_others(self.tree)
+            if theirs is None:
+                raise
+            manifest.take_back(self.tree, before)
+            self._head = before
+            raise SomeoneElseError(f"someone pushed {theirs[:10]} to the upstream of {self.tree}") from None
+
+
+@contextlib.contextmanager
+def alone(tree: Path) -> Iterator[None]:
+    """Hold the tree for one rollout, until left or killed. RolloutError when another process holds it."""
+    try:
+        with (tree / LOCK).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise RolloutError(f"another rollout is at work in {tree}; wait until it ends") from None
+    except FileNotFoundError:
+        raise RolloutError(f"{tree} is not a git repository") from None

@@ -17,6 +17,9 @@ suppose that, given the past, an outcome is bad with the same chance for every r
 a look. Rates may drift from look to look, but images of one study that fail together are fewer outcomes
 than they are counted as.
 
+Labels that come in after a promotion go on with the same evidence (`Observation.late`): harm may still be
+proven by them, within the same alpha_rollback, and then the champion is taken back.
+
 HOLD is everything else: no data, a source that is down, a revision that answers nothing or as another
 version, a person's approval that is wanting. A rollout that is undecided at its longest time, or that lost
 its canary more often than the budget of failures, is rolled back too; that is a matter of the policy, not
@@ -37,7 +40,7 @@ from hounsfield.rollout import betting
 from hounsfield.rollout.betting import Counts, Terms, Wealth
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.guardrails import Contrast, contrasts
-from hounsfield.rollout.policy import Policy, Step
+from hounsfield.rollout.policy import Kind, Policy, Step
 
 DIGITS = 9
 """Logarithms of evidence are compared and told to this many digits, so that the last bit of a machine's
@@ -45,6 +48,7 @@ DIGITS = 9
 
 
 _APPROVAL = "a person has to approve"
+_PLACES = {Kind.SHADOW: "the shadow", Kind.FIRST: "the first callers"}
 
 
 class Decision(StrEnum):
@@ -184,6 +188,8 @@ def judge(state: State) -> Verdict:
         worst = sorted(findings, key=lambda finding: -finding.harm)
         guilty = [finding for finding in worst if finding.harm >= wanted_harm] or worst[:1]
         return verdict(Decision.ROLLBACK, *(_harm_reason(finding) for finding in guilty))
+    if state.latest is not None and state.latest.late:
+        return verdict(Decision.HOLD, "the labels prove no harm: the champion stays")
     waiting = list(_waiting(state, findings, wanted_proof))
     if not waiting:
         return verdict(Decision.PROMOTE, "every guardrail is proven to be within its margin")
@@ -212,6 +218,8 @@ def replay(policy: Policy, started_at: float, observations: Iterable[Observation
 def _step(policy: Policy, observation: Observation) -> Step | None:
     if observation.shadow:
         return policy.shadow
+    if observation.first:
+        return policy.first_step
     return next((step for step in policy.steps if step.weight == observation.weight), None)
 
 
@@ -238,8 +246,10 @@ def _waiting(state: State, findings: tuple[Finding, ...], wanted_proof: float) -
             yield _open_reason(finding, wanted_proof)
         elif finding.standing is Standing.UNASSESSABLE and ways[finding.guardrail, finding.group] == "hold":
             yield f"{finding.label} is UNASSESSABLE: {finding.rates} are too few"
-    if step.approval and not latest.approved_by:
-        yield f"{_APPROVAL} going on from {step.weight} %"
+    if len(set(latest.approved_by)) < step.approval:
+        counted = f": {len(set(latest.approved_by))} of {step.approval} approvers have so far"
+        place = _PLACES.get(step.kind, f"{step.weight} %")
+        yield f"{_APPROVAL} going on from {place}{counted if step.approval > 1 else ''}"
 
 
 def _findings(state: State) -> Iterator[Finding]:

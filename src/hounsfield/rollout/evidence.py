@@ -26,8 +26,8 @@ GROUP_REQUESTS = "hounsfield_subgroup_requests_total"
 GROUP_REVIEWS = "hounsfield_subgroup_review_total"
 GROUP_FEEDBACK = "hounsfield_subgroup_feedback_total"
 
-SHADOW = "shadow/"
-"""What the counters of mirrored requests begin with."""
+SHADOW, FIRST = "shadow/", "first/"
+"""What the counters of mirrored requests begin with, and of the requests of the first callers."""
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name, labels and value of one series, as in Prometheus."""
@@ -41,7 +41,7 @@ class Snapshot:
     Keys of the counters: `ok`, `refused`, `error`, `review` (images); `latency` and `latency<=0.5`
     (requests, seconds); `score` and `score<=0.1` (images); `positive/negative` (truth, then what was
     called); `agree`, `differ` (images that both revisions saw). `patient_sex=F/ok` is the same in a
-    subgroup, `shadow/ok` of mirrored requests.
+    subgroup, `shadow/ok` of mirrored requests, `first/ok` of the first callers'.
     """
 
     at: float
@@ -55,8 +55,10 @@ class Observation:
 
     `stable` and `canary` are both None when anything was amiss (`trouble` says what): a source was down, or
     another model answered. `restarted` names the revisions whose counters began anew: what they did between
-    the last reading and their end is lost. `weight` is the canary's percent, `shadow` says that its
-    requests were mirrored ones, and `approved_by` who has let this step go on.
+    the last reading and their end is lost. `weight` is the canary's percent. `shadow`: its requests were
+    mirrored ones. `first`: only the first callers were looked at, whom the canary answered and whose requests
+    the stable revision got as a mirror. `late`: labels that came in after the rollout's end. `outcomes`
+    names the ledger's records whose labels are counted here, `approved_by` who has let this step go on.
     """
 
     at: float
@@ -65,6 +67,9 @@ class Observation:
     stable: Mapping[str, int] | None
     canary: Mapping[str, int] | None
     shadow: bool = False
+    first: bool = False
+    late: bool = False
+    outcomes: tuple[str, ...] = ()
     trouble: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
     approved_by: tuple[str, ...] = ()
@@ -77,11 +82,13 @@ class Observation:
             "trouble": list(self.trouble),
             "restarted": list(self.restarted),
             "approved_by": list(self.approved_by),
+            "outcomes": list(self.outcomes),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Observation:
-        lists = {key: tuple(values[key]) for key in ("trouble", "restarted", "approved_by")}
+        names = ("trouble", "restarted", "approved_by", "outcomes")
+        lists = {key: tuple(values.get(key, ())) for key in names}
         return cls(**{**values, **lists})
 
 
@@ -107,11 +114,16 @@ class Watch:
         self._since = math.nan
 
     def look(
-        self, now: float, weight: int, shadow: bool = False, approved_by: tuple[str, ...] = ()
+        self,
+        now: float,
+        weight: int,
+        shadow: bool = False,
+        first: bool = False,
+        approved_by: tuple[str, ...] = (),
     ) -> Observation:
         """The observation up to `now`. The first one only begins the window."""
         read = self._provider.read(now)
-        common = {"at": now, "weight": weight, "shadow": shadow, "approved_by": approved_by}
+        common = {"at": now, "weight": weight, "shadow": shadow, "first": first, "approved_by": approved_by}
         down = tuple(f"{role} does not give its metrics" for role in REVISIONS if read[role] is None)
         if down:
             seconds = 0.0 if self._before is None else now - self._since
@@ -131,8 +143,8 @@ class Watch:
         return Observation(
             **common,
             seconds=seconds,
-            stable=_of_traffic(increases["stable"][0], False),
-            canary=_of_traffic(increases["canary"][0], shadow),
+            stable=_of_traffic(increases["stable"][0], SHADOW if first else ""),
+            canary=_of_traffic(increases["canary"][0], SHADOW if shadow else FIRST if first else ""),
             restarted=tuple(role for role in REVISIONS if increases[role][1]),
         )
 
@@ -197,7 +209,7 @@ def snapshot(samples: Iterable[Sample], at: float) -> Snapshot:
 
 
 def _keys(name: str, labels: Mapping[str, str]) -> Iterator[str]:
-    traffic = SHADOW if labels.get("traffic") == "shadow" else ""
+    traffic = {"shadow": SHADOW, "first": FIRST}.get(labels.get("traffic", ""), "")
     group = f"{labels['attribute']}={labels['group']}/" if name.startswith("hounsfield_subgroup_") else ""
     prefix = traffic + group
     match name:
@@ -215,13 +227,15 @@ def _keys(name: str, labels: Mapping[str, str]) -> Iterator[str]:
             yield f"{prefix}{'latency' if n.startswith(LATENCY) else 'score'}<={float(labels['le']):g}"
 
 
-def _of_traffic(rises: Mapping[str, int], shadow: bool) -> dict[str, int]:
-    """The counters of mirrored requests or of all others. Labels and agreement know no traffic: they go
-    with both."""
-    if not shadow:
-        return {key: rise for key, rise in rises.items() if not key.startswith(SHADOW)}
-    mirrored = {key.removeprefix(SHADOW): rise for key, rise in rises.items() if key.startswith(SHADOW)}
-    return {key: rises[key] for key in ("agree", "differ") if key in rises} | mirrored
+def _of_traffic(rises: Mapping[str, int], kind: str) -> dict[str, int]:
+    """The counters of mirrored requests (`SHADOW`), of the first callers (`FIRST`), or of all others ('').
+
+    Labels know no traffic: they go with the last. Agreement goes with each.
+    """
+    if not kind:
+        return {key: rise for key, rise in rises.items() if not key.startswith((SHADOW, FIRST))}
+    theirs = {key.removeprefix(kind): rise for key, rise in rises.items() if key.startswith(kind)}
+    return {key: rises[key] for key in ("agree", "differ") if key in rises} | theirs
 
 
 def _versions(found: Snapshot) -> str:

@@ -2,7 +2,9 @@
 
 Every record has `kind` and `at` (unix time, seconds): `rollout_started` (the policy, and the revisions by
 the digests of their packages), `verdict` (with the observation that it followed), `weights_set`,
-`approval`, `rollout_ended`. Metrics are counted a revision, so no record holds anything about a patient.
+`approval`, `rollout_ended`; `outcomes` (labels that came in, see `hounsfield.rollout.outcomes`) and
+`late_verdict` (what they say of a rollout that has ended). Everything is counted a revision: no record holds
+a patient's data.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hounsfield.audit import log
-from hounsfield.audit.chain import ChainError
+from hounsfield.audit.chain import START, ChainError, Head, check_line, record_of
 from hounsfield.rollout.decide import replay
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.policy import Policy
@@ -29,11 +31,28 @@ class Story:
     policy_digest: str
     revisions: Mapping[str, str]
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    moves: list[dict[str, Any]] = field(default_factory=list)
     outcome: str | None = None
+    ended_at: float | None = None
+    late: list[dict[str, Any]] = field(default_factory=list)
+    """Verdicts on labels that came in after the end."""
 
     @property
     def observations(self) -> list[Observation]:
-        return [Observation.from_dict(record["observation"]) for record in self.verdicts]
+        return [Observation.from_dict(record["observation"]) for record in (*self.verdicts, *self.late)]
+
+    @property
+    def outcomes_seen(self) -> frozenset[str]:
+        """The records of `outcomes` whose labels an observation holds."""
+        return frozenset(name for observation in self.observations for name in observation.outcomes)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place between two records: the byte at which the next one begins, and the chain's head there."""
+
+    offset: int = 0
+    head: Head = START
 
 
 class Ledger:
@@ -59,9 +78,37 @@ class Ledger:
                 found.append(Story(**{name: record[name] for name in names}))
             elif kind == "verdict":
                 found[-1].verdicts.append(record)
+            elif kind == "weights_set":
+                found[-1].moves.append(record)
             elif kind == "rollout_ended":
-                found[-1].outcome = record["outcome"]
+                found[-1].outcome, found[-1].ended_at = record["outcome"], record["at"]
+            elif kind == "late_verdict":
+                next(s for s in found if s.started_at == record["started_at"]).late.append(record)
         return found
+
+    def after(self, mark: Mark) -> tuple[list[dict[str, Any]], Mark]:
+        """The whole records after `mark` and the mark after them; raises AuditError as `records` does."""
+        if not self.path.exists():
+            return [], mark
+        found, head, offset = [], mark.head, mark.offset
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):  # another process is writing it
+                    break
+                head = check_line(line, head, f"{self.path.name} record {head.count}")
+                offset += len(line)
+                found.append({**record_of(line), "hash": head.hash})
+        return found, Mark(offset, head)
+
+    def taken_back(self) -> frozenset[str]:
+        """Digests of the packages that labels have proven to be worse after their promotion."""
+        return frozenset(
+            story.revisions["canary"]
+            for story in self.stories()
+            for record in story.late
+            if record["verdict"]["decision"] == "ROLLBACK"
+        )
 
     def unfinished(self, policy_digest: str, revisions: Mapping[str, str]) -> Story | None:
         """The last rollout, when it has no end yet and was of this policy and these revisions.
@@ -85,14 +132,9 @@ class Ledger:
                 "it; records were cut off its end, or this is another ledger"
             )
 
-    def approvals(self, since: float, weight: int) -> tuple[str, ...]:
-        """Who has approved, since the unix time `since`, that the canary goes on from `weight` percent."""
-        names = {
-            record["by"]
-            for record in self.records()
-            if record["kind"] == "approval" and record["at"] >= since and record["weight"] == weight
-        }
-        return tuple(sorted(names))
+    def entries(self, kind: str) -> list[Any]:
+        """The signed entries of that kind (`approval`, `gate`), in order; nothing is checked here."""
+        return [record.get("entry") for record in self.records() if record["kind"] == kind]
 
 
 def replay_ledger(ledger: Ledger) -> int:
@@ -106,7 +148,7 @@ def replay_ledger(ledger: Ledger) -> int:
         if policy.digest != story.policy_digest:
             raise ChainError(f"the rollout of {story.started_at:.0f}: its policy has another digest")
         again = replay(policy, story.started_at, story.observations)
-        for record, verdict in zip(story.verdicts, again, strict=True):
+        for record, verdict in zip((*story.verdicts, *story.late), again, strict=True):
             recorded = record["verdict"]
             if recorded != verdict.as_dict():
                 raise ChainError(

@@ -1,8 +1,9 @@
-"""The git working tree that a rollout edits: one file, `overlays/laptop/rollout.yaml`, holds weights and
+"""The git working tree that a rollout edits: one file, `overlays/NAME/rollout.yaml`, holds weights and
 revisions.
 
-On the laptop the tree is a repository of its own, seeded from the clone's `manifests/`; its commits are the
-record of who got how much traffic, and on what evidence.
+On the laptop the tree is a repository of its own, seeded from the clone's `manifests/`; on a cluster it is a
+clone of the repository that ArgoCD watches. Its commits are the record of who got how much traffic, and on
+what evidence.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from typing import Any
 from hounsfield.errors import RolloutError
 from hounsfield.rollout import recovery
 from hounsfield.rollout.evidence import REVISIONS
+from hounsfield.rollout.policy import First
 
 ROLLOUT_FILE = Path("overlays/laptop/rollout.yaml")
 
 EVIDENCE_TRAILER = "Evidence"
 """Name of the git trailer whose value is the evidence of a commit, as JSON on one line."""
+
+NOBODY = First("x-hounsfield-site", ("nobody",))
 
 _SEEDED = ("README.md", "base", "overlays/laptop")
 _IDENTITY = {
@@ -82,48 +86,85 @@ def seed_tree(manifests: Path, tree: Path) -> bool:
     return True
 
 
-def weights(tree: Path) -> tuple[int, int]:
+def weights(tree: Path, file: Path = ROLLOUT_FILE) -> tuple[int, int]:
     """Percents (stable, canary) in the working tree; RolloutError unless whole and together 100."""
-    values = _mapping(_load(tree), "weights")
+    values = _mapping(_load(tree, file), "weights")
     return _checked_weights(values.get("stable"), values.get("canary"))
 
 
-def shadow(tree: Path) -> int:
+def shadow(tree: Path, file: Path = ROLLOUT_FILE) -> int:
     """Percent of requests that are mirrored to the canary in the working tree; 0 in a tree that has no such
     key."""
-    return _checked_percent(_mapping(_load(tree), "weights").get("shadow", 0))
+    return _checked_percent(_mapping(_load(tree, file), "weights").get("shadow", 0))
 
 
-def set_weights(tree: Path, stable: int, canary: int, shadow: int = 0) -> None:
-    """Write the weights into the working tree, keeping every comment; `commit` makes it count."""
+def first(tree: Path, file: Path = ROLLOUT_FILE) -> int:
+    """Percent of the first callers' requests that the canary answers; 0 in a tree that has no such key."""
+    document = _load(tree, file)
+    if "first" not in document:
+        return 0
+    values = _mapping(document, "first")
+    return _checked_weights(values.get("stable"), values.get("canary"))[1]
+
+
+def set_weights(
+    tree: Path,
+    stable: int,
+    canary: int,
+    shadow: int = 0,
+    first: First | None = None,
+    file: Path = ROLLOUT_FILE,
+) -> None:
+    """Write the weights into the working tree, keeping every comment; `commit` makes it count.
+
+    `first` are those whom the canary answers whatever its weight is.
+    """
     _checked_weights(stable, canary)
-    document = _load(tree)
+    document = _load(tree, file)
     weights = _mapping(document, "weights")
-    if "shadow" not in weights and shadow:
+    missing = "weights.shadow" if shadow and "shadow" not in weights else ""
+    missing = "first" if first and "first" not in document else missing
+    if missing:
         raise RolloutError(
-            f"{ROLLOUT_FILE} has no weights.shadow, so nothing can be mirrored: set shadow_first to false "
-            f"in the policy, or remove {tree} to have it seeded again"
+            f"{file} has no {missing}, which the policy's strategy needs: take it from the clone's own "
+            f"manifests/{file}, or remove {tree} to have it seeded again"
         )
     weights.update(stable=stable, canary=canary)
     if "shadow" in weights:
         weights["shadow"] = _checked_percent(shadow)
-    _save(tree, document)
+    if "first" in document:
+        _mapping(document, "first").update(stable=0 if first else 100, canary=100 if first else 0)
+        _set_headers(document["first"], first or NOBODY)
+    _save(tree, document, file)
 
 
-def revision(tree: Path, role: str) -> Revision:
+def revision(tree: Path, role: str, file: Path = ROLLOUT_FILE) -> Revision:
     """What `role` (stable or canary) serves according to the working tree."""
-    values = _mapping(_mapping(_load(tree), "revisions"), _checked_role(role))
-    try:
-        return Revision(str(values["storageUri"]), str(values["modelVersion"]), str(values["packageDigest"]))
-    except KeyError as error:
-        raise RolloutError(f"{ROLLOUT_FILE}: revisions.{role} lacks the key {error.args[0]!r}") from None
+    return _revision(_load(tree, file), role, file)
 
 
-def set_revision(tree: Path, role: str, *, storage_uri: str, model_version: str, package_digest: str) -> None:
+def past_revision(tree: Path, role: str, package_digest: str, file: Path = ROLLOUT_FILE) -> Revision:
+    """The last commit's word on the package of that digest that `role` served; RolloutError without one."""
+    for sha in _git(tree, "rev-list", "HEAD", "--", str(file)).splitlines():
+        found = _revision(_yaml().load(_git(tree, "show", f"{sha}:{file}")), role, file)
+        if found.package_digest == package_digest:
+            return found
+    raise RolloutError(f"no commit of {tree} has {role} at the package {package_digest[:12]}")
+
+
+def set_revision(
+    tree: Path,
+    role: str,
+    *,
+    storage_uri: str,
+    model_version: str,
+    package_digest: str,
+    file: Path = ROLLOUT_FILE,
+) -> None:
     """Write what `role` serves into the working tree, keeping every comment; `commit` makes it count."""
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-    document = _load(tree)
+    document = _load(tree, file)
     _mapping(_mapping(document, "revisions"), _checked_role(role)).update(
         storageUri=str(storage_uri),
         modelVersion=DoubleQuotedScalarString(
@@ -131,7 +172,7 @@ def set_revision(tree: Path, role: str, *, storage_uri: str, model_version: str,
         ),  # it becomes a label, which is never a number
         packageDigest=str(package_digest),
     )
-    _save(tree, document)
+    _save(tree, document, file)
 
 
 def commit(tree: Path, message: str, evidence: Mapping[str, Any]) -> str:
@@ -147,9 +188,9 @@ def commit(tree: Path, message: str, evidence: Mapping[str, Any]) -> str:
     return head(tree)
 
 
-def recover(tree: Path) -> bool:
+def recover(tree: Path, file: Path = ROLLOUT_FILE) -> bool:
     """Take back what a killed process left edited and not committed; whether it was killed at that."""
-    return recovery.recover(tree, ROLLOUT_FILE, lambda *arguments: _git(tree, *arguments))
+    return recovery.recover(tree, file, lambda *arguments: _git(tree, *arguments))
 
 
 def evidence_of(tree: Path, sha: str = "HEAD") -> dict[str, Any]:
@@ -178,10 +219,59 @@ def head(tree: Path) -> str:
     return _git(tree, "rev-parse", "HEAD")
 
 
-def _load(tree: Path) -> Any:
+def parent(tree: Path) -> str:
+    return _git(tree, "rev-parse", "HEAD^")
+
+
+def has_upstream(tree: Path) -> bool:
+    """Whether the branch follows one of another repository, such as the one that ArgoCD watches."""
+    try:
+        _git(tree, "rev-parse", "--abbrev-ref", "@{upstream}")
+    except RolloutError:
+        return False
+    return True
+
+
+def pushed_by_others(tree: Path) -> str | None:
+    """The newest commit of the upstream branch that the tree does not have; None for none."""
+    _git(tree, "fetch", "--quiet")
+    return _git(tree, "rev-list", "--max-count=1", "HEAD..@{upstream}") or None
+
+
+def push(tree: Path) -> None:
+    """Bring the commits to the upstream branch; RolloutError when it does not take them."""
+    _git(tree, "push", "--quiet")
+
+
+def take_back(tree: Path, to: str) -> None:
+    """Undo the commits after `to`, which no one else has seen."""
+    _git(tree, "reset", "--quiet", "--hard", to)
+
+
+def _revision(document: Any, role: str, file: Path) -> Revision:
+    values = _mapping(_mapping(document, "revisions"), _checked_role(role))
+    try:
+        return Revision(str(values["storageUri"]), str(values["modelVersion"]), str(values["packageDigest"]))
+    except KeyError as error:
+        raise RolloutError(f"{file}: revisions.{role} lacks the key {error.args[0]!r}") from None
+
+
+def _set_headers(values: Any, first: First) -> None:
+    """Istio's StringMatch: the whole header, one of the values (RE2, where a dot would be any character)."""
+    from ruamel.yaml.comments import CommentedMap
+
+    names = [name.replace(".", "[.]") for name in first.values]
+    kind, text = ("exact", first.values[0]) if len(first.values) == 1 else ("regex", "|".join(names))
+    if values.get("headers") != {first.header: {kind: text}}:
+        match = CommentedMap({kind: text})
+        match.fa.set_flow_style()
+        values["headers"] = CommentedMap({first.header: match})
+
+
+def _load(tree: Path, file: Path) -> Any:
     from ruamel.yaml.error import YAMLError
 
-    path = tree / ROLLOUT_FILE
+    path = tree / file
     if not path.is_file():
         raise RolloutError(
             f"{path} does not exist; `git restore` it, or remove {tree} to have it seeded again"
@@ -196,8 +286,8 @@ def _load(tree: Path) -> Any:
         ) from None
 
 
-def _save(tree: Path, document: Any) -> None:
-    path = tree / ROLLOUT_FILE
+def _save(tree: Path, document: Any, file: Path) -> None:
+    path = tree / file
     text = io.StringIO()
     _yaml().dump(document, text)
     content = text.getvalue().encode()

@@ -60,7 +60,8 @@ class Caller:
     """Who asks, as the headers (gRPC: the metadata) say; nothing in it identifies a patient.
 
     `caller` is who the gateway found out (x-hounsfield-caller; '' if nobody). `study` is an opaque token
-    (x-hounsfield-study; ''). `shadow` marks a request that Envoy mirrored, whose answer nobody reads.
+    (x-hounsfield-study; ''). `shadow` marks a request that Envoy mirrored, whose answer nobody reads;
+    `first` one that a rollout's policy sent to the canary because of who asks.
     `door` is "rest-json", "rest-binary" or "grpc". `traceparent` is W3C's, as it came; '' without one.
     """
 
@@ -68,6 +69,7 @@ class Caller:
     caller: str = ""
     study: str = ""
     shadow: bool = False
+    first: bool = False
     door: str = "rest-json"
     traceparent: str = ""
 
@@ -85,6 +87,7 @@ class Caller:
             study=_checked(headers, "x-hounsfield-study", _STUDY),
             # grpc.aio does not tell its servants the :authority, so the gateway may say it in a header too.
             shadow=host.endswith("-shadow") or headers.get("x-hounsfield-shadow") == "1",
+            first=headers.get("x-hounsfield-first") == "1",
             door=door,
             traceparent=headers.get("traceparent", ""),
         )

@@ -1,7 +1,7 @@
 """The Prometheus series that a rollout decides on and a ward's engineer looks at.
 
-Names and labels are part of the interface. The label `traffic` tells answers that somebody read ("live")
-from those to mirrored requests ("shadow"). Every label comes from a small fixed set, none from a patient.
+Names and labels are part of the interface. The label `traffic` tells answers that somebody read ("live", and
+"first" where a rollout sent the caller to the canary by name) from those to mirrored requests ("shadow"). Every label comes from a small fixed set, none from a patient.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hounsfield.config import CLASS_NAMES
 from hounsfield.dicom.groups import ATTRIBUTES
 
 OUTCOMES = ("ok", "refused", "error")
-LIVE, SHADOW = "live", "shadow"
+LIVE, SHADOW, FIRST = "live", "shadow", "first"
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 COMMIT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 SCORE_BUCKETS = tuple(round(0.1 * step, 1) for step in range(1, 11))

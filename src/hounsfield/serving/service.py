@@ -9,7 +9,7 @@ from hounsfield.errors import AuditError
 from hounsfield.serving.computing import Done, Task
 from hounsfield.serving.contract import MAX_INSTANCES, Answer, Caller, Question
 from hounsfield.serving.feedback import Feedback
-from hounsfield.serving.metrics import LIVE, SHADOW, Metrics
+from hounsfield.serving.metrics import FIRST, LIVE, SHADOW, Metrics
 from hounsfield.serving.scheduler import Scheduler
 from hounsfield.serving.tracing import Tracing
 from hounsfield.serving.wire import Draining, Overloaded, RequestError
@@ -55,7 +55,7 @@ class Service:
 
     async def _answer(self, task: Task) -> Answer:
         caller, instances = task.question.caller, _instances(task.question)
-        traffic = SHADOW if caller.shadow else LIVE
+        traffic = SHADOW if caller.shadow else FIRST if caller.first else LIVE
         try:
             done = await self._scheduler.submit(task, instances)
             if done.logged is not None:

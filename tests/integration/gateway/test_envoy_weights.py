@@ -114,6 +114,62 @@ def test_a_mirror_gets_a_copy_of_every_request_and_answers_none(gateway, ports, 
     assert (copied["host"], copied["x-hounsfield-shadow"]) == (f"127.0.0.1-shadow:{ports.gateway}", "1")
 
 
+def with_first(objects: list, header: str, *names: str) -> list:
+    """The objects of a tree in which those of `names` go first, as a rollout would have written it."""
+    found = copy.deepcopy(objects)
+    (service,) = [item for item in found if item["kind"] == "VirtualService"]
+    for route in service["spec"]["http"]:
+        if route["name"].endswith("-first"):
+            route["match"][0]["headers"] = {header: {"regex": "|".join(names)}}
+            route["route"][0]["weight"], route["route"][1]["weight"] = 0, 100
+            if "mirrorPercentage" in route:
+                route["mirrorPercentage"] = {"value": 100}
+    return found
+
+
+def test_a_site_that_goes_first_has_the_canary_and_the_others_do_not(gateway, ports, upstreams):
+    gateway.move(100, 0, with_first(gateway.objects, "x-hounsfield-site", "north", "north-east"))
+    copies = upstreams["stable"].seen
+    for site in ("north", "north-east"):
+        assert answered(ports, 20, **{"x-hounsfield-site": site}) == {"canary": 20}
+    assert upstreams["canary"].headers_of_the_last["x-hounsfield-first"] == "1"
+    assert answered_by_grpc(ports, 20, (("x-hounsfield-site", "north"),)) == {"canary": 20}
+    deadline_s = time.monotonic() + 5
+    while upstreams["stable"].seen < copies + 40 and time.monotonic() < deadline_s:
+        pass
+    assert upstreams["stable"].seen == copies + 40  # what stable would have answered is known too
+    assert upstreams["stable"].headers_of_the_last["x-hounsfield-shadow"] == "1"
+    for site in ("south", "north-west", "nort", ""):
+        assert answered(ports, 20, **{"x-hounsfield-site": site}) == {"stable": 20}
+    assert answered(ports, 20) == {"stable": 20}
+
+
+def test_the_studies_of_a_site_stay_with_the_canary_while_the_weights_rise_and_all_go_back_together(
+    gateway, ports
+):
+    first = with_first(gateway.objects, "x-hounsfield-site", "north")
+    token = next(study(n) for n in range(100) if answered_at(gateway, ports, first, 5, study(n)) == "stable")
+    for percent in (5, 50, 100):
+        gateway.move(100 - percent, percent, first)
+        ours = {"x-hounsfield-site": "north", "x-hounsfield-study": token}
+        assert answered(ports, 10, **ours) == {"canary": 10}
+    gateway.move(100, 0)
+    assert answered(ports, 10, **ours) == {"stable": 10}
+
+
+def answered_at(gateway, ports: Ports, objects: list, percent: int, token: str) -> str:
+    """Which revision has the study when no site is named."""
+    gateway.move(100 - percent, percent, objects)
+    (role,) = answered(ports, 3, **{"x-hounsfield-study": token})
+    return role
+
+
+def test_nobody_outside_can_pass_for_a_first_caller(gateway, ports, upstreams):
+    gateway.move(0, 100)
+    assert answered(ports, 1, **{"x-hounsfield-first": "1"}) == {"canary": 1}
+    assert "x-hounsfield-first" not in upstreams["canary"].headers_of_the_last
+
+
 def test_nobody_outside_can_pass_for_a_mirrored_request(gateway, ports, upstreams):
     gateway.move(100, 0)
     url = f"http://127.0.0.1:{ports.gateway}/v2/models/opacity"

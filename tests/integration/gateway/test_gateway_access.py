@@ -3,6 +3,7 @@
 import base64
 import collections
 import contextlib
+import copy
 import datetime
 import json
 import socket
@@ -251,3 +252,22 @@ def test_the_client_says_what_is_missing(secure_gateway, access):
         pytest.raises(ServingError, match="in a form that is not ours"),  # the tiny upstream answered
     ):
         client.predict(b"x")
+
+
+def test_a_user_that_goes_first_is_known_by_token_or_key_and_by_nothing_else(secure_gateway, get, access):
+    objects = copy.deepcopy(secure_gateway.objects)
+    (service,) = [item for item in objects if item["kind"] == "VirtualService"]
+    for route in service["spec"]["http"]:
+        if route["name"].endswith("-first"):
+            route["match"][0]["headers"] = {"x-hounsfield-caller": {"regex": "ada|reading-room[.]1"}}
+            route["route"][0]["weight"], route["route"][1]["weight"] = 0, 100
+    secure_gateway.move(100, 0, objects)
+    key = callers.make_api_key(access, "reading-room.1")
+    until(lambda: get(x_api_key=key).status_code == 200)
+    tokens = {name: callers.make_token(access, name, [], HOUR, now()) for name in ("ada", "eve")}
+    assert get(**bearer(tokens["ada"])).headers["x-hounsfield-revision"] == "canary"
+    assert get(x_api_key=key).headers["x-hounsfield-revision"] == "canary"
+    assert get(**bearer(tokens["eve"])).headers["x-hounsfield-revision"] == "stable"
+    forged = get(**bearer(tokens["eve"]), x_hounsfield_caller="ada")
+    assert forged.headers["x-hounsfield-revision"] == "stable"
+    secure_gateway.move(100, 0)

@@ -53,6 +53,7 @@ def test_the_caller_is_stripped_first_then_found_out_then_judged_then_counted(ob
         "hounsfield.api_keys",
         "envoy.filters.http.rbac",
         "hounsfield.ratelimit",
+        "hounsfield.caller_route",
         "envoy.filters.http.router",
     ]
 

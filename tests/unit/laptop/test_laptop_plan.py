@@ -173,6 +173,9 @@ def test_header_routes_come_before_the_weighted_ones(objects):
         "grpc-canary",
         "explain-stable",
         "explain-canary",
+        "rest-first",
+        "grpc-first",
+        "explain-first",
         "rest-by-weight",
         "grpc-by-weight",
         "explain-by-weight",
@@ -259,7 +262,7 @@ def change(kind, name, path, value):
 
 STABLE = ("InferenceService", "opacity-stable")
 MODEL = ("spec", "predictor", "model")
-HTTP = ("VirtualService", "opacity", ("spec", "http", 7))
+HTTP = ("VirtualService", "opacity", ("spec", "http", 10))
 GATE = ("spec", "predictors", 0)
 DRIFT = ("Deployment", "opacity-drift")
 POD = ("spec", "template", "spec")

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hounsfield.audit import log
 from hounsfield.errors import RolloutError
+from hounsfield.rollout import approvals, signed
 from hounsfield.rollout.controller import run_canary
 from hounsfield.rollout.evidence import Snapshot
 from hounsfield.rollout.ledger import Ledger, replay_ledger
@@ -31,7 +33,8 @@ class World:
     def __init__(self, weight=0, requests_per_s=60, error_share=0.0, latency_s=0.05):
         self.time, self.stable_weight, self.canary_weight, self.mirrored = 1000.0, 100 - weight, weight, 0
         self.requests_per_s, self.error_share, self.latency_s = requests_per_s, error_share, latency_s
-        self.served = {"stable": 0.0, "canary": 0.0, "shadow": 0.0}
+        self.named = None
+        self.served = {"stable": 0.0, "canary": 0.0, "shadow": 0.0, "first": 0.0}
         self.failed = dict(self.served)
         self.down, self.edit, self.commits, self.evidence, self.version = set(), None, 0, [], "2"
         self.at_sleep = {}
@@ -43,6 +46,7 @@ class World:
     def sleep(self, seconds):
         self.time += seconds
         shares = {"stable": self.stable_weight, "canary": self.canary_weight, "shadow": self.mirrored}
+        shares["first"] = 20 if self.named else 0
         for role, weight in shares.items():
             requests = seconds * self.requests_per_s * weight / 100
             self.served[role] += requests
@@ -60,12 +64,19 @@ class World:
             return {prefix + name: float(value) for name, value in counted.items()}
 
         pages = {
-            "stable": Snapshot(now, {"": counters("stable")}, ("1",)),
+            "stable": Snapshot(now, {"": counters("stable") | self.copied(counters)}, ("1",)),
             "canary": Snapshot(
-                now, {"": counters("canary") | counters("shadow", "shadow/")}, (self.version,)
+                now,
+                {"": counters("canary") | counters("shadow", "shadow/") | counters("first", "first/")},
+                (self.version,),
             ),
         }
         return {role: None if role in self.down else page for role, page in pages.items()}
+
+    def copied(self, counters):
+        """The stable revision's answers to the copies of the first callers' requests: none failed."""
+        found = counters("first", "shadow/")
+        return found | {"shadow/ok": found["shadow/latency"], "shadow/error": 0.0}
 
     def weights(self):
         return self.stable_weight, self.canary_weight
@@ -73,13 +84,17 @@ class World:
     def shadow(self):
         return self.mirrored
 
+    def first(self):
+        return 100 if self.named else 0
+
     def revisions(self):
         return {"stable": "aa", "canary": "bb"}
 
     def head(self):
         return f"commit-{self.commits}"
 
-    def set_weights(self, stable, canary, evidence, shadow=0):
+    def set_weights(self, stable, canary, evidence, shadow=0, first=None):
+        self.named = first
         self.stable_weight, self.canary_weight, self.mirrored = stable, canary, shadow
         self.commits += 1
         self.evidence.append(evidence)
@@ -367,6 +382,64 @@ def test_blue_green_moves_all_at_once_after_the_shadow(rollout):
     assert [step.weight for step in result.steps] == [0, 100]
 
 
+FIRST = {"header": "x-hounsfield-site", "values": ["north"]}
+
+
+def test_a_site_goes_first_and_stays_with_the_canary_while_the_others_follow(rollout):
+    world = World()
+    result = rollout(world, but(strategy="header_match", first=FIRST, steps=[25, 100]))
+    assert result.outcome == "promoted"
+    assert [(step.weight, step.shadow, step.first) for step in result.steps] == [
+        (0, True, False), (0, False, True), (25, False, False), (100, False, False)
+    ]  # fmt: skip
+    assert [evidence["first"] for evidence in world.evidence] == [
+        None, *[{"x-hounsfield-site": ["north"]}] * 3
+    ]  # fmt: skip
+    looks = Ledger(rollout.ledger).stories()[0].observations
+    (of_first,) = {(o.first, o.weight, o.shadow) for o in looks if o.first}
+    assert of_first == (True, 0, False)
+    # 12 requests a second of the site alone: the copies that stable got are what they are held against.
+    assert (
+        next(o for o in looks if o.first).canary["ok"] == next(o for o in looks if o.first).stable["ok"] == 24
+    )
+    assert replay_ledger(Ledger(rollout.ledger)) == len(looks)
+
+
+def test_a_canary_that_fails_its_first_callers_is_taken_from_them_too(rollout):
+    world = World()
+    world.at_sleep[2] = lambda: setattr(world, "error_share", 1.0)  # passed the shadow
+    result = rollout(world, but(strategy="header_match", first=FIRST))
+    assert result.outcome == "rolled_back"
+    assert (world.first(), world.weights()) == (0, (100, 0))
+    assert world.served["canary"] == 0
+    assert result.steps[-1].first
+
+
+def test_a_rollout_killed_among_the_first_callers_goes_on_there(rollout):
+    world, policy = World(), but(strategy="header_match", first=FIRST, steps=[100])
+    killed_at(world, 2)
+    with pytest.raises(KeyboardInterrupt):
+        rollout(world, policy)
+    assert world.first() == 100
+    result = rollout(world, policy)
+    assert [(step.weight, step.first) for step in result.steps] == [(0, True), (100, False)]
+    assert world.commits == 3
+
+
+def test_a_shadow_strategy_that_was_killed_after_its_end_does_not_begin_again(rollout):
+    world = World()
+    policy = but(strategy="shadow")
+
+    def die_on(event):
+        if event.kind == "weights_set" and not world.mirrored:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rollout(world, policy, die_on)
+    assert rollout(world, policy).outcome == "shadowed"
+    assert world.commits == 2
+
+
 def test_a_rollout_killed_in_the_shadow_goes_on_there(rollout):
     world, policy = World(requests_per_s=10), but(shadow_first=True)
     killed_at(world, 2)
@@ -380,9 +453,16 @@ def test_a_rollout_killed_in_the_shadow_goes_on_there(rollout):
 
 def test_a_step_waits_for_the_person_that_the_policy_asks_for(rollout):
     world, events = World(), []
-    policy = but(shadow_first=False, steps=[{"weight": 5, "approval": True}, 100])
+    key = Ed25519PrivateKey.generate()
+    ada = {"approvers": {"Ada": signed.key_name(key)}}
+    policy = but(shadow_first=False, steps=[{"weight": 5, "approval": True}, 100], approvals=ada)
     ledger = Ledger(rollout.ledger)
-    world.at_sleep[20] = lambda: ledger.record("approval", world.now(), weight=5, by="Ada")
+
+    def sign() -> None:
+        entry = approvals.approve(key, world.revisions()["canary"], "5", world.now())
+        ledger.record("approval", world.now(), by="Ada", entry=entry)
+
+    world.at_sleep[20] = sign
     result = rollout(world, policy, events.append)
     assert result.outcome == "promoted"
     assert result.steps[0].at == 1040

@@ -202,7 +202,8 @@ def test_a_clock_that_is_not_a_number_is_not_a_promotion():
 
 
 def test_a_step_that_needs_a_person_waits_for_one():
-    gated = policy(steps=[{"weight": 5, "approval": True}, 100])
+    ada = {"approvers": {"Ada": "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="}}  # RFC 8032, 7.1, test 1
+    gated = policy(steps=[{"weight": 5, "approval": True}, 100], approvals=ada)
     observations = [look(did(60), did(60), 2.0 * n) for n in range(1, 5)]
     waiting = walk(observations, gated)[-1]
     assert waiting.reasons == ("a person has to approve going on from 5 %",)

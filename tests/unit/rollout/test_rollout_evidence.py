@@ -152,5 +152,11 @@ def test_mirrored_requests_count_in_a_shadow_only():
 def test_an_observation_survives_the_ledger():
     import json
 
-    found = Observation(1.5, 2.0, 5, {"ok": 3}, None, True, ("a",), ("canary",), ("Ada",))
+    found = Observation(
+        1.5, 2.0, 5, {"ok": 3}, None, True, True, True, ("9f",), ("a",), ("canary",), ("Ada",)
+    )
     assert Observation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    old = found.as_dict()
+    for name in ("first", "late", "outcomes"):  # a ledger of before they existed
+        del old[name]
+    assert Observation.from_dict(old).outcomes == ()

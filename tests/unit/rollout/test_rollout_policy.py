@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from hounsfield.errors import ConfigError, RolloutError
 from hounsfield.rollout import guardrails, policy
-from hounsfield.rollout.policy import GatePolicy, Policy, Step, load_policy
+from hounsfield.rollout.policy import GatePolicy, Kind, Policy, Step, load_policy
 from hounsfield.serving import metrics
 
 SHIPPED = Path(__file__).parents[3] / "manifests/base/rollout/policy.yaml"
@@ -24,6 +24,7 @@ WHOLE = {
         "guardrails": {"review_share": {"margin": 0.2, "minimum": 40}},
     },
     "budgets": {"max_duration_s": 60, "failures_allowed": 1, "alpha_rollback": 0.01},
+    "approvals": {"approvers": {"Ada": "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="}},
     "notifications": [{"url": "http://127.0.0.1:9/hook", "on": ["rollout_ended"]}],
 }
 
@@ -46,7 +47,7 @@ def test_the_shipped_policy_loads():
 
 def test_everything_that_a_policy_may_say_is_read():
     read = Policy.from_mapping(WHOLE)
-    assert read.shadow == Step(0, 10)
+    assert read.shadow == Step(0, 10, kind=Kind.SHADOW)
     assert read.steps == (Step(5, 10), Step(50, 99, approval=True), Step(100, 10))
     assert [guardrail.name for guardrail in read.guardrails] == ["error_rate", "latency"]
     assert read.guardrails[1].margin == 0.1
@@ -148,5 +149,5 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_policy_or_a_gate_that_is_no_mapping_is_refused():
     with pytest.raises(ConfigError, match="policy: it must be a mapping"):
         Policy.from_mapping([1])
-    with pytest.raises(ConfigError, match="gate must be a mapping"):
+    with pytest.raises(ConfigError, match="gate: it must be a mapping"):
         GatePolicy.from_mapping(None)
