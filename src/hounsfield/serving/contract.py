@@ -17,7 +17,6 @@ The doors build a `Question`, the model turns it into an `Answer`, and the doors
 
 from __future__ import annotations
 
-import base64
 import binascii
 import dataclasses
 import re
@@ -25,6 +24,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pybase64
 
 from hounsfield.serving.wire import RequestError, Tensor, element_count, read_byte_elements
 
@@ -193,7 +193,7 @@ def _file(value: object, position: int) -> bytes:
         return value
     if isinstance(value, str):
         try:
-            return base64.b64decode(value, validate=True)
+            return pybase64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             pass
     raise RequestError(f"input '{DICOM}': element {position} is not a base64 string")

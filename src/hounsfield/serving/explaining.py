@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pybase64
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from hounsfield.config import CLASS_NAMES
@@ -56,7 +57,7 @@ def _read_instance(instance: Any, where: str, size_px: int) -> Instance:
     if isinstance(instance, dict) and instance.keys() == {"dicom"}:
         text = instance["dicom"].get("b64") if isinstance(instance["dicom"], dict) else None
         try:
-            return base64.b64decode(text, validate=True)
+            return pybase64.b64decode(text, validate=True)
         except (binascii.Error, ValueError, TypeError):
             raise RequestError(f"{where}: 'dicom' is not {{\"b64\": a base64 string}}") from None
     if isinstance(instance, dict) and instance.keys() == {"image"}:
