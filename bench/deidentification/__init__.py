@@ -1,0 +1,1 @@
+"""How much of the patient is left after de-identification: ours beside other tools."""
