@@ -57,6 +57,7 @@ class Archive:
         self._client = DICOMwebClient(
             self.base, session=self._session, permissive_uid=True, timeout=TIMEOUT_S
         )
+        self._client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=500)
 
     def items(self) -> Iterator[Item]:
         offset, first = 0, None

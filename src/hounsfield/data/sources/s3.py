@@ -15,7 +15,7 @@ from hounsfield.errors import ConfigError, DataError
 _CONNECTION = {
     "connect_timeout": 10,
     "read_timeout": 60,
-    "retries": {"max_attempts": 2},
+    "retries": {"max_attempts": 1},
     "max_pool_connections": 8 * FETCH_AHEAD,
 }
 
@@ -40,6 +40,7 @@ class Bucket:
         self._files = s3fs.S3FileSystem(
             use_listings_cache=False, skip_instance_cache=True, max_concurrency=1, config_kwargs=_CONNECTION
         )
+        self._files.retries = 3  # s3fs' own, with a pause that grows
 
     def items(self) -> Iterator[Item]:
         # Page by page: s3fs' own `find` keeps every entry of the bucket in memory.
