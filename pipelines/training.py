@@ -56,6 +56,7 @@ def training(
     drift_p_value: float = 0.05,
     shards: List[str] = ["1/1"],  # noqa: B006, UP006
     frames: str = "refuse",
+    deidentification: str = "",
     ingest_store: str = "",
 ) -> Outputs:
     """Train a candidate and register it.
@@ -81,6 +82,7 @@ def training(
         drift_p_value: false-alarm rate that the drift detector is set to.
         shards: parts of the source that are read side by side, for example ["1/3", "2/3", "3/3"].
         frames: refuse objects of many frames, or split them into one image a frame.
+        deidentification: words of `hounsfield.dicom.deidentify.Profile.parse`; empty is the default.
         ingest_store: folder that outlives runs and holds what was read, so that only new files are read; on a
             cluster a volume that all shards can write to, or empty.
     """
@@ -90,6 +92,7 @@ def training(
             shard=shard,
             source_fingerprint=source_fingerprint,
             frames=frames,
+            deidentification=deidentification,
             store=ingest_store,
             workers=workers,
         )

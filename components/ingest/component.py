@@ -20,7 +20,7 @@ def ingest(
 ):
     """Join `shards` and labels to a data set, split by patient, freeze the validation set.
 
-    The de-identification key comes from the file that HOUNSFIELD_DEID_KEY_FILE names.
+    The de-identification key is the one that `read` had.
     """
     import json
     import os
@@ -28,12 +28,11 @@ def ingest(
 
     from hounsfield.data.collect import collect
     from hounsfield.data.examine import Rules
-    from hounsfield.dicom.deidentify import load_key
+    from hounsfield.dicom.deidentify import key_from
     from hounsfield.report.step import ingest_page
     from hounsfield.rollout.validation_set import freeze
 
-    named = os.environ.get("HOUNSFIELD_DEID_KEY_FILE")
-    rules = Rules(load_key(Path(named) if named else None))
+    rules = Rules(key_from(os.environ))
     folders = [Path(shard.path) for shard in shards]
     result = collect(folders, Path(labels), Path(dataset.path), rules, seed=seed)
     # The test split: neither the weights nor the operating point have seen it.

@@ -12,6 +12,7 @@ def read(
     shard: str,
     source_fingerprint: str,
     frames: str,
+    deidentification: str,
     store: str,
     workers: int,
     images: Output[Dataset],
@@ -20,7 +21,7 @@ def read(
 
     With a `store`, a folder that outlives the run, an interrupted step goes on, and of a source that has
     grown only what is new is read. `source_fingerprint` is not used: it makes changed files a cache miss. The
-    de-identification key comes from the file that HOUNSFIELD_DEID_KEY_FILE names.
+    de-identification key is in HOUNSFIELD_DEID_KEY, or in the file that HOUNSFIELD_DEID_KEY_FILE names.
     """
     import os
     from pathlib import Path
@@ -28,11 +29,10 @@ def read(
     from hounsfield.data.examine import Rules
     from hounsfield.data.shard import read_shard
     from hounsfield.data.sources import Shard
-    from hounsfield.dicom.deidentify import load_key
+    from hounsfield.dicom.deidentify import Profile, key_from
     from hounsfield.dicom.frames import Frames
 
-    named = os.environ.get("HOUNSFIELD_DEID_KEY_FILE")
-    rules = Rules(load_key(Path(named) if named else None), frames=Frames(frames))
+    rules = Rules(key_from(os.environ), frames=Frames(frames), profile=Profile.parse(deidentification))
     done = read_shard(
         source,
         Path(images.path),

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from hounsfield.data.labels import KEY_COLUMNS
-from hounsfield.dicom.deidentify import deidentify
+from hounsfield.dicom.deidentify import Profile, deidentify
 from hounsfield.dicom.frames import Frames, split
 from hounsfield.dicom.parsing import load, parse
 from hounsfield.dicom.quarantine import Reason, Refused
@@ -25,11 +25,12 @@ _AS_WRITTEN = ("patient_sex", "age_years", "transfer_syntax_uid")
 
 @dataclass(frozen=True)
 class Rules:
-    """What is accepted, and the secret key of the pseudonyms."""
+    """What is accepted, what is taken out of it, and the secret key of the pseudonyms."""
 
     key: bytes = field(repr=False)
     allowed_sop_classes: frozenset[str] = RADIOGRAPHS
     frames: Frames = Frames.REFUSE
+    profile: Profile = field(default_factory=Profile)
 
     def digest_of(self, kind: str, value: str) -> str:
         """32 hexadecimal digits in place of an identifier, which only the holder of the key can compute."""
@@ -76,11 +77,8 @@ def _images(dataset: Dataset, matches: Mapping[str, str], rules: Rules, stem: Pa
         for keyword in KEY_COLUMNS:
             if keyword not in matches:
                 raise Refused(Reason.MISSING_ATTRIBUTE, f"{keyword} is missing or empty")
-        # CID of PS3.3 C.7.6.1.1.5: the sender itself says that the pixels name the patient.
-        if str(frame.get("BurnedInAnnotation", "")) == "YES":
-            raise Refused(Reason.BURNED_IN_TEXT, "BurnedInAnnotation is YES")
         written = stem.with_name(f"{stem.name}-{number}.dcm")
-        clean = _write_clean(frame, rules.key, written)
+        clean = _write_clean(frame, rules, written)
         yield {
             "sop_instance_uid": str(clean.SOPInstanceUID),
             "study_instance_uid": str(clean.StudyInstanceUID),
@@ -94,9 +92,9 @@ def _images(dataset: Dataset, matches: Mapping[str, str], rules: Rules, stem: Pa
         }
 
 
-def _write_clean(frame: Dataset, key: bytes, path: Path) -> Dataset:
+def _write_clean(frame: Dataset, rules: Rules, path: Path) -> Dataset:
     try:
-        clean = deidentify(frame, key)
+        clean = deidentify(frame, rules.key, rules.profile)
         clean.save_as(path, enforce_file_format=True)
     except (Refused, OSError):
         raise
