@@ -44,6 +44,10 @@ class PlatformError(HounsfieldError):
     """The machine is in the way: a port in use, no disk space, a missing program."""
 
 
+class ClusterError(HounsfieldError):
+    """The Kubernetes or the Kubeflow Pipelines API refuses, or does not answer."""
+
+
 class GuardError(HounsfieldError):
     """A command in the guard environment (Seldon Core, alibi-detect) failed."""
 

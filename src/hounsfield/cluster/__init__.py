@@ -1,0 +1,1 @@
+"""Jobs and Experiments on Kubeflow: the only code that imports kubernetes and the Kubeflow clients."""
