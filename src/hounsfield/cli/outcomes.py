@@ -1,6 +1,6 @@
 """`hounsfield outcomes add`: labels that came in days later.
 
-Exit code 0: added. 3: added, and they took the champion back. 2: the file could not be used; nothing was added.
+Exit code 0: added. 3: added, and they took the champion back. 2: the file is wrong, and nothing was added.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labels that came in days later, on the laptop: into the ledger, and a champion that they speak against back."""
+"""Labels that came in days later: into the ledger, and a champion that they speak against is taken back."""
 
 from __future__ import annotations
 

@@ -149,27 +149,47 @@ def learning(history: Sequence[Mapping[str, float]]) -> str:
     return _svg(figure, "Learning curve")
 
 
-def canary(steps: Sequence[Mapping[str, object]]) -> str:
-    """Timeline of a rollout: the canary's weight over time, a mark for each decision.
+def canary(points: Sequence[Mapping[str, object]]) -> str:
+    """Timeline of a rollout, points as `hounsfield.rollout.timeline` gives them.
 
-    Each step has `at_s` (seconds since the rollout began), `weight` (percent that was judged) and `decision`.
+    Above, what the canary got: its weight, and when it was a shadow or answered its first callers. Below, how
+    far the evidence was on its way to a decision.
     """
-    figure, axes = _figure(9.2, 2.8)
-    if steps:
-        times = [0.0]
-        weights = [float(steps[0]["weight"])]
-        for step in steps:
-            times.append(float(step["at_s"]))
-            weights.append(float(step["weight"]))
-        axes.fill_between(times, weights, step="pre", color=BLUE, alpha=0.15, linewidth=0)
-        axes.step(times, weights, where="pre", color=BLUE, linewidth=2)
-        for step in steps:
-            colour = DECISION_COLOURS.get(str(step["decision"]), GREY)
-            axes.plot(float(step["at_s"]), float(step["weight"]), "o", color=colour, markersize=8)
-        for decision, colour in DECISION_COLOURS.items():
-            if any(step["decision"] == decision for step in steps):
-                axes.plot([], [], "o", color=colour, label=decision)
-        axes.legend(loc="upper left", ncols=3)
-    axes.set(xlabel="seconds since the rollout began", ylabel="canary weight, %", ylim=(0, 125))
-    axes.set_yticks([0, 5, 25, 50, 100])
-    return _svg(figure, "Canary timeline")
+    figure, _ = _figure(9.2, 4.2)
+    figure.clear()
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    end = max((float(point["at_s"]) for point in points), default=0.0)
+    moves = [point for point in points if point["kind"] == "move"]
+    looks = [point for point in points if point["kind"] != "move"]
+    times = [float(move["at_s"]) for move in moves]
+    weights = [float(move["weight"]) for move in moves]
+    if moves:
+        above.fill_between([*times, end], [*weights, weights[-1]], step="post", color=BLUE, alpha=0.15, lw=0)
+        above.step([*times, end], [*weights, weights[-1]], where="post", color=BLUE, linewidth=2)
+    told = set()
+    for move, until in zip(moves, [*times[1:], end], strict=False):
+        for name, colour, what in (("shadow", GREY, "mirrored"), ("first", BLUE, "first callers")):
+            if move[name]:
+                label = None if what in told else what
+                told.add(what)
+                above.axvspan(float(move["at_s"]), until, 0, 0.06, color=colour, alpha=0.6, lw=0, label=label)
+    weight = 0.0
+    for point in points:
+        weight = float(point["weight"]) if "weight" in point else weight
+        decision = str(point.get("decision", "HOLD"))
+        if decision != "HOLD":
+            label = None if decision in told else decision
+            told.add(decision)
+            colour = DECISION_COLOURS.get(decision, GREY)
+            above.plot(float(point["at_s"]), weight, "o", color=colour, markersize=8, label=label)
+    above.set(ylabel="canary weight, %", ylim=(-14, 130))
+    above.set_yticks(sorted({0, 100, *(int(weight) for weight in weights if weight >= 10)}))
+    if told:
+        above.legend(loc="upper left", ncols=5)
+    for name, colour, what in (("proof", GREEN, "proof, slowest guardrail"), ("harm", RED, "harm, over all")):
+        line = [(float(point["at_s"]), point[name]) for point in looks if point[name] is not None]
+        below.plot([at for at, _ in line], [part for _, part in line], color=colour, linewidth=2, label=what)
+    below.axhline(1, color=MUTED, linewidth=1, linestyle="--")
+    below.set(xlabel="seconds since the rollout began", ylabel="evidence (1 decides)", ylim=(-0.05, 1.45))
+    below.legend(loc="upper left", ncols=2)
+    return _svg(figure, "Rollout timeline")

@@ -29,7 +29,7 @@ def write_report(record: dict[str, Any], target: Path) -> Path:
         evaluation=evaluation_section(artifacts["evaluation"]),
         cases=explanation_section(artifacts["explanation"]),
         drift=read_json(artifacts["detectors"] / "drift.json"),
-        timeline=charts.canary(rollout["steps"]) if rollout else None,
+        timeline=charts.canary(rollout.get("timeline", ())) if rollout else None,
     )
     scratch = target.with_suffix(".tmp")
     scratch.write_text(html, encoding="utf-8")

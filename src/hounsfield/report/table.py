@@ -35,7 +35,11 @@ def summary(record: dict[str, Any]) -> Table:
     else:
         for step in rollout["steps"]:
             table.add_row(
-                f"canary {step['weight']} %",
+                "shadow"
+                if step.get("shadow")
+                else "first callers"
+                if step.get("first")
+                else f"canary {step['weight']} %",
                 f"{step['decision']} after {step['requests']} requests: {'; '.join(step['reasons'])} "
                 f"[dim](commit {step['commit'][:10]})[/]",
             )

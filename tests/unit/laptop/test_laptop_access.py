@@ -52,8 +52,8 @@ def test_the_caller_is_stripped_first_then_found_out_then_judged_then_counted(ob
         "envoy.filters.http.jwt_authn",
         "hounsfield.api_keys",
         "envoy.filters.http.rbac",
-        "hounsfield.ratelimit",
         "hounsfield.caller_route",
+        "hounsfield.ratelimit",
         "envoy.filters.http.router",
     ]
 

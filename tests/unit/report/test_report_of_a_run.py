@@ -19,8 +19,16 @@ STEP = {
     "reasons": ["within"],
     "requests": 87,
     "commit": "689acecb4912",
-    "at_s": 9.0,
 }
+POINTS = [
+    {"at_s": 0.0, "kind": "move", "weight": 0, "shadow": True, "first": False},
+    {"at_s": 2.0, "kind": "look", "weight": 0, "decision": "PROMOTE", "proof": 1.0, "harm": 0.0},
+    {"at_s": 2.1, "kind": "move", "weight": 0, "shadow": False, "first": True},
+    {"at_s": 4.0, "kind": "look", "weight": 0, "decision": "HOLD", "proof": None, "harm": 0.1},
+    {"at_s": 6.0, "kind": "look", "weight": 0, "decision": "ROLLBACK", "proof": 0.4, "harm": 1.0},
+    {"at_s": 6.1, "kind": "move", "weight": 0, "shadow": False, "first": False},
+    {"at_s": 90.0, "kind": "late_look", "decision": "HOLD", "proof": 0.4, "harm": 0.2},
+]
 CURVE = {"mean_predicted": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "count": [30, 70]}
 AUROC = {"value": 0.8834, "low": 0.8042, "high": 0.9409}
 
@@ -90,7 +98,7 @@ def test_table_says_why_there_was_no_canary(record):
             "AUROC",
         ),
         lambda: charts.learning([{"epoch": 0, "validation_auroc": 0.6, "train_loss": 0.7}]),
-        lambda: charts.canary([STEP]),
+        lambda: charts.canary(POINTS),
         lambda: charts.canary([]),
     ],
 )

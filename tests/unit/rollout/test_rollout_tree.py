@@ -9,7 +9,8 @@ import pytest
 
 from hounsfield.errors import RolloutError
 from hounsfield.rollout import manifest, recovery
-from hounsfield.rollout.actuator import GitActuator
+from hounsfield.rollout.actuator import GitActuator, SomeoneElseError, alone
+from hounsfield.rollout.policy import First
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 
@@ -224,6 +225,93 @@ def test_the_actuator_sees_an_edit_of_a_person_before_and_after_its_commit(tree)
     git(tree, "commit", "--quiet", "--all", "--message=by hand")
     assert "someone committed" in actuator.foreign_edit()
     assert manifest.weights(tree) == (100, 0)
+
+
+def test_a_commit_of_a_person_in_the_last_moment_wins(tree, monkeypatch):
+    actuator = GitActuator(tree)
+    commit = manifest.commit
+
+    def commit_after_a_person(*arguments):
+        (tree / "README.md").write_text("mine")
+        git(tree, "commit", "--quiet", "--message=by hand", "--", "README.md")
+        return commit(*arguments)
+
+    monkeypatch.setattr(manifest, "commit", commit_after_a_person)
+    with pytest.raises(SomeoneElseError, match="someone committed"):
+        actuator.set_weights(95, 5, {})
+    assert (manifest.weights(tree), manifest.dirty(tree)) == ((100, 0), False)
+    assert git(tree, "log", "-1", "--format=%s") == "by hand"
+
+
+def test_the_first_callers_are_named_in_the_tree_and_in_its_commit(tree):
+    actuator = GitActuator(tree)
+    actuator.set_weights(100, 0, {}, first=First("x-hounsfield-site", ("north", "south.1")))
+    assert (actuator.first(), actuator.weights()) == (100, (100, 0))
+    assert """x-hounsfield-site: {regex: 'north|south[.]1'}""" in (tree / manifest.ROLLOUT_FILE).read_text()
+    title = git(tree, "log", "-1", "--format=%s")
+    assert title == "Canary at 0 %, stable at 100 %, x-hounsfield-site north, south.1 first"
+    actuator.set_weights(100, 0, {})
+    assert actuator.first() == 0
+    assert "x-hounsfield-site: {exact: nobody}" in (tree / manifest.ROLLOUT_FILE).read_text()
+
+
+def test_two_rollouts_cannot_hold_one_tree(tree):
+    with alone(tree), pytest.raises(RolloutError, match="another rollout is at work"), alone(tree):
+        pass
+    with alone(tree):
+        pass
+
+
+@pytest.fixture
+def upstream(tree, tmp_path):
+    """The repository that ArgoCD watches; `tree` is a clone of it with an overlay of its own."""
+    bare = tmp_path / "upstream.git"
+    subprocess.run(["git", "clone", "--quiet", "--bare", tree, bare], check=True)
+    git(tree, "remote", "add", "origin", str(bare))
+    git(tree, "fetch", "--quiet", "origin")
+    git(tree, "branch", "--quiet", "--set-upstream-to=origin/main")
+    return bare
+
+
+def test_where_the_branch_has_an_upstream_each_step_is_pushed(tree, upstream):
+    actuator = GitActuator(tree)
+    sha = actuator.set_weights(95, 5, {})
+    assert git(upstream, "rev-parse", "main") == sha
+
+
+def test_a_step_that_was_committed_and_not_pushed_is_pushed_by_the_next_start(tree, upstream, monkeypatch):
+    with monkeypatch.context() as patched:
+        actuator = GitActuator(tree)
+        patched.setattr(manifest, "push", killed("before the push"))
+        with pytest.raises(KeyboardInterrupt):
+            actuator.set_weights(95, 5, {})
+    assert git(upstream, "rev-parse", "main") != manifest.head(tree)
+    assert GitActuator(tree).weights() == (95, 5)
+    assert git(upstream, "rev-parse", "main") == manifest.head(tree)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_a_person_pushes_wins(tree, upstream, tmp_path, monkeypatch, when):
+    theirs = tmp_path / "theirs"
+    actuator = GitActuator(tree)
+
+    def person():
+        subprocess.run(["git", "clone", "--quiet", upstream, theirs], check=True)
+        by_hand(theirs, "shadow: 0", "shadow: 1")
+        git(theirs, "-c", "user.name=a", "-c", "user.email=a@b.invalid", "commit", "-qam", "by hand")
+        git(theirs, "push", "--quiet")
+
+    if when == "before":
+        person()
+        assert "someone pushed" in actuator.foreign_edit()
+    else:
+        push = manifest.push
+        monkeypatch.setattr(manifest, "push", lambda tree: (person(), push(tree)))
+    before = manifest.head(tree)
+    with pytest.raises(SomeoneElseError, match="someone pushed"):
+        actuator.set_weights(95, 5, {})
+    assert (manifest.head(tree), manifest.weights(tree)) == (before, (100, 0))
+    assert git(upstream, "log", "-1", "--format=%s", "main") == "by hand"
 
 
 def test_a_rollout_does_not_start_on_someones_unfinished_edit(tree):
