@@ -14,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut
+from pydicom.pixels import apply_color_lut, apply_modality_lut
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
 )
 
+from hounsfield.dicom.frames import Frames, split
 from hounsfield.dicom.native import view_of_pixels
 from hounsfield.dicom.parsing import load, parse, transfer_syntax
 from hounsfield.dicom.quarantine import Reason, Refused
+from hounsfield.dicom.voi import Table, Window, read_voi
 
 RADIOGRAPHS = frozenset({DigitalXRayImageStorageForPresentation, ComputedRadiographyImageStorage})
 """SOP classes taken unless a caller says otherwise. DX For Processing is raw detector data: left out."""
@@ -42,8 +44,9 @@ class DecodedImage:
     """One radiograph.
 
     pixels: (rows, columns), integer as stored, or float32 where a Modality LUT or rescale (PS3.3 C.11.1)
-        was applied. No VOI window: the image contract scales by percentiles of these values, so that an
-        operator's taste of brightness does not reach the model.
+        was applied.
+    voi: how the sender wants these values shown (PS3.3 C.11.2), not applied here: the image contract chooses
+        between it and percentiles of the values, in which an operator's taste of brightness has no part.
     photometric_interpretation: MONOCHROME1 (low is white) or MONOCHROME2; pixels are not inverted here.
     pixel_spacing_mm: distance of two rows, or None where the file does not say.
     attributes: the columns of the index that come from the header (see `describe`).
@@ -53,6 +56,7 @@ class DecodedImage:
     photometric_interpretation: str
     pixel_spacing_mm: float | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
+    voi: Window | Table | None = None
 
 
 def read_image(source: bytes | Path, allowed_sop_classes: frozenset[str] | None = None) -> DecodedImage:
@@ -79,11 +83,12 @@ def decode_image(dataset: Dataset, allowed_sop_classes: frozenset[str] | None = 
 
 
 def _decode_image(dataset: Dataset, allowed_sop_classes: frozenset[str] | None) -> DecodedImage:
+    (dataset,) = split(dataset, Frames.REFUSE)
     _check_kind(dataset, RADIOGRAPHS if allowed_sop_classes is None else allowed_sop_classes)
     pixels = decode_pixels(dataset)
     if pixels.ndim != 2:
         raise Refused(Reason.DECODE_FAILED, f"the decoder gave {pixels.ndim} dimensions instead of 2")
-    if not np.isfinite(pixels).all():
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise Refused(Reason.DECODE_FAILED, "the decoded pixels hold NaN or infinity")
     if pixels.min() == pixels.max():
         raise Refused(Reason.CONSTANT_IMAGE, f"all {pixels.size} pixels have the same value")
@@ -93,16 +98,20 @@ def _decode_image(dataset: Dataset, allowed_sop_classes: frozenset[str] | None) 
         photometric_interpretation=str(attributes["photometric_interpretation"]),
         pixel_spacing_mm=attributes["pixel_spacing_mm"],
         attributes=attributes,
+        voi=read_voi(dataset),
     )
 
 
 def decode_pixels(dataset: Dataset) -> np.ndarray:
     """Pixels of any object, after the Modality LUT, in pydicom's shape; raises Refused.
 
-    Integers stay as stored where the rescale is the identity; else the result is float32.
+    Integers stay as stored where the rescale is the identity; else the result is float32. Of a palette
+    (PS3.3 C.7.6.3.1.5) the colours come back, (rows, columns, 3), never the indices into it.
     """
     syntax = transfer_syntax(dataset)
     try:
+        if _text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+            return apply_color_lut(dataset.pixel_array, dataset)
         if not _rescale_is_identity(dataset):
             return apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
         view = view_of_pixels(dataset)
@@ -179,6 +188,10 @@ def _check_pixels_present(dataset: Dataset, rows: int, columns: int) -> None:
         raise Refused(Reason.TRUNCATED, "the file ends, or cannot be parsed, within its pixels")
     bits = _integer(dataset, "BitsAllocated")
     if "PixelData" in dataset and bits and not transfer_syntax(dataset).is_encapsulated:
+        high, stored = _integer(dataset, "HighBit"), _integer(dataset, "BitsStored")
+        if high is not None and stored is not None and high != stored - 1:
+            # Once allowed, now forbidden by PS3.5 8.1.1: pydicom would read the values from the low end.
+            raise Refused(Reason.DECODE_FAILED, f"HighBit is {high}, not one below the {stored} bits stored")
         expected, actual = rows * columns * bits // 8, len(dataset.PixelData or b"")
         if actual < expected:
             raise Refused(Reason.TRUNCATED, f"{actual} bytes of pixels where the header says {expected}")
