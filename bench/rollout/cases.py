@@ -35,6 +35,13 @@ def _but(**changes: float) -> tuple[Truth, ...]:
     )
 
 
+def _mirror(together: float, **changes: float) -> tuple[Truth, ...]:
+    """The same of mirrored requests, where both revisions have a case (see `Truth.together`)."""
+    return tuple(
+        truth if truth.alone else dataclasses.replace(truth, together=together) for truth in _but(**changes)
+    )
+
+
 def _at_margin(truth: Truth) -> Truth:
     return dataclasses.replace(
         truth, canary=truth.margin if truth.alone else round(truth.stable + truth.margin, 9)
@@ -49,6 +56,16 @@ CASES = (
         "the same, while all rates drift together",
         tuple(
             truth if truth.alone else dataclasses.replace(truth, drift=0.8 * truth.stable)
+            for truth in map(_at_margin, POLICY)
+        ),
+    ),
+    Case("a mirror, error rate at its margin, the same requests fail", _mirror(1.0, error_rate=0.02)),
+    Case("a mirror, error rate at its margin, no request fails twice", _mirror(0.0, error_rate=0.02)),
+    Case("a mirror, review share at its margin, none is sent by both", _mirror(0.0, review_share=0.1)),
+    Case(
+        "a mirror, everything at its margin, no request fails twice",
+        tuple(
+            truth if truth.alone else dataclasses.replace(truth, together=0.0)
             for truth in map(_at_margin, POLICY)
         ),
     ),

@@ -23,7 +23,8 @@ class Truth:
     """One contrast as it truly is: rates of bad outcomes (0 to 1) of both revisions.
 
     Each request has an outcome of this kind with the chance `share`; `drift` is the amplitude of a slow
-    wave that both rates ride on.
+    wave that both rates ride on. `together` (mirrored requests only, which both revisions see) is the part of
+    the smaller rate at which both go wrong on one request; None draws the revisions apart.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Truth:
     share: float = 1.0
     alone: bool = False
     drift: float = 0.0
+    together: float | None = None
 
     @property
     def is_beyond(self) -> bool:
@@ -126,6 +128,10 @@ def _draw(
     columns: dict[str, list[np.ndarray]] = {"k_s": [], "n_s": [], "k_c": [], "n_c": []}
     for truth in truths:
         wave = truth.drift * math.sin(2 * math.pi * 3 * at)
+        if truth.together is not None:
+            for name, values in _mirrored(truth, random, rollouts, canary).items():
+                columns[name].append(values)
+            continue
         for letter, requests, rate in (("s", stable, truth.stable), ("c", canary, truth.canary)):
             n = np.full(rollouts, requests)
             if truth.share < 1:
@@ -133,3 +139,14 @@ def _draw(
             columns[f"n_{letter}"].append(n)
             columns[f"k_{letter}"].append(random.binomial(n, rate + wave))
     return Counts(**{name: np.stack(values, axis=-1).astype(float) for name, values in columns.items()})
+
+
+def _mirrored(
+    truth: Truth, random: np.random.Generator, rollouts: int, requests: int
+) -> dict[str, np.ndarray]:
+    """Counts of requests that both revisions saw: bad for both, for one of them, for none."""
+    both = truth.together * min(truth.stable, truth.canary)
+    n = np.full(rollouts, requests) if truth.share == 1 else random.binomial(requests, truth.share, rollouts)
+    chances = [both, truth.stable - both, truth.canary - both, 1 - truth.stable - truth.canary + both]
+    counts = random.multinomial(n, chances)
+    return {"k_s": counts[:, 0] + counts[:, 1], "n_s": n, "k_c": counts[:, 0] + counts[:, 2], "n_c": n}
