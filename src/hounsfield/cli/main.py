@@ -17,6 +17,7 @@ from hounsfield import __version__
 from hounsfield.cli.access import add_commands as add_access_commands
 from hounsfield.cli.ask import add_commands as add_ask_commands
 from hounsfield.cli.audit import add_commands as add_audit_commands
+from hounsfield.cli.backup import add_commands as add_backup_commands
 from hounsfield.cli.manifests import add_commands as add_manifests_commands
 from hounsfield.cli.outcomes import add_commands as add_outcomes_commands
 from hounsfield.cli.rollout import add_commands as add_rollout_commands
@@ -184,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
         rollout.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
     )
 
+    backup = commands.add_parser("backup", help="logs, ledger and registry: kept elsewhere, and got back")
+    add_backup_commands(
+        backup.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command
+    )
     manifests = commands.add_parser("manifests", help="what the manifests say, checked without a cluster")
     add_manifests_commands(
         manifests.add_subparsers(title="commands", required=True, metavar="COMMAND"), command=_command

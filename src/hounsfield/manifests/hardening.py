@@ -135,7 +135,9 @@ def nsa_cisa(pod: Pod) -> Iterator[str]:
             for unit in {"cpu", "memory"} - set(resources.get(kind) or ()):
                 yield f"{where}: resources.{kind}.{unit} is missing"
         for item in container.get("env") or ():  # "Secrets": by reference only
-            if item.get("value") and any(word in item["name"].upper() for word in _SECRET_WORDS):
+            name = item["name"].upper()
+            is_path = name.endswith(("_FILE", "_PATH"))
+            if item.get("value") and not is_path and any(word in name for word in _SECRET_WORDS):
                 yield f"{where}: env {item['name']} holds a value, not a reference"
 
 

@@ -28,6 +28,7 @@ ALLOWED = {
     "report": LEAVES,
     "laptop": LEAVES | {"rollout", "registry", "audit", "package"},
     "manifests": LEAVES | {"laptop"},
+    "backup": LEAVES | {"audit"},
     "cli": None,  # a thin edge: it may call everything
 }
 THIRD_PARTY_BANNED = {
