@@ -73,6 +73,7 @@ def _serve(arguments: argparse.Namespace, others: list[str]) -> None:
                 "contract_digest": package.contract.digest,
             },
             manufacturers=manufacturers(package.profile),
+            sites=arguments.sites,
             log=log,
             cache_entries=arguments.cache_entries,
         )

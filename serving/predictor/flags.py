@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ def parse(argv: list[str], otlp_endpoint: str | None) -> tuple[argparse.Namespac
     add("--model_dir", type=Path, required=True, help="folder of the model package")
     add("--model_version", default="", help="version in the registry, for answers and metrics")
     add("--verify_key", type=Path, help="public key: a package that it did not sign is refused")
+    add("--sites", type=_names, default=(), help="sites to count apart, by x-hounsfield-site: north,south")
     add("--host", default="0.0.0.0", help="address to listen on; 127.0.0.1 on a laptop")  # noqa: S104
     add("--http_port", type=port, default=8080)
     add("--grpc_port", type=port, default=8081)
@@ -62,6 +64,13 @@ def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
     return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name) for name in names) or len(names) > 50:
+        raise argparse.ArgumentTypeError(f"{text!r} is not at most 50 names such as north,south")
+    return names
 
 
 def count(text: str) -> int:

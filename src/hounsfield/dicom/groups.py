@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 ATTRIBUTES = ("patient_sex", "age_band", "view_position", "manufacturer")
+SITE = "site"
+COUNTED = (*ATTRIBUTES, SITE)
+"""What served requests are counted by: the site is the request's, and only there where sites are declared."""
 UNKNOWN = "unknown"
 OTHER = "other"
 
@@ -48,6 +51,11 @@ def groups_of(attributes: Mapping[str, object], known_manufacturers: tuple[str, 
         _one_of(attributes.get("view_position"), VIEW_POSITIONS),
         _one_of(attributes.get("manufacturer"), known_manufacturers),
     )
+
+
+def site_of(site: str, declared: tuple[str, ...]) -> tuple[str, ...]:
+    """The group of SITE of a request that names `site` ('' for none); empty where no sites are declared."""
+    return (_one_of(site, declared),) if declared else ()
 
 
 NO_GROUPS = (UNKNOWN,) * len(ATTRIBUTES)

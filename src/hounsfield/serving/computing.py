@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hounsfield.config import CLASS_NAMES
-from hounsfield.dicom.groups import NO_GROUPS, groups_of
+from hounsfield.dicom.groups import NO_GROUPS, groups_of, site_of
 from hounsfield.errors import AuditError
 from hounsfield.package.engine import EngineError, calibrate
 from hounsfield.package.package import Package
@@ -94,12 +94,14 @@ class Computer:
         *,
         model: Mapping[str, str],
         manufacturers: tuple[str, ...] = (),
+        sites: tuple[str, ...] = (),
         log: Log | None = None,
         cache_entries: int = 0,
     ) -> None:
         self._record, self._size_px = package.model, package.contract.size_px
         self._engine, self._decode, self._metrics, self._log = engine, decode, metrics, log
-        self._model, self._manufacturers, self._cache = model, manufacturers, Cache(cache_entries)
+        self._model, self._manufacturers, self._sites = model, manufacturers, sites
+        self._cache = Cache(cache_entries)
         self._hashers = ThreadPoolExecutor(thread_name_prefix="sha256")
 
     def compute(self, tasks: Sequence[Task]) -> list[Done | Exception]:
@@ -190,7 +192,8 @@ class Computer:
         error = work.error
         if error is None:
             answer = self._answer(work.rows)
-            groups = tuple(row.groups for row in work.rows)
+            site = site_of(caller.site, self._sites)
+            groups = tuple((*row.groups, *site) for row in work.rows)
         elif isinstance(error, RequestError):  # the client's; nothing was predicted
             return error
         logged = None

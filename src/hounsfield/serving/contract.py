@@ -41,6 +41,7 @@ MAX_INSTANCES = 256
 MAX_ID_CHARACTERS = 256
 
 _CALLER = re.compile(r"[ -~]{0,128}")
+_SITE = re.compile(r"[A-Za-z0-9._@-]{0,64}")
 _STUDY = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
@@ -61,7 +62,8 @@ class Caller:
 
     `caller` is who the gateway found out (x-hounsfield-caller; '' if nobody). `study` is an opaque token
     (x-hounsfield-study; ''). `shadow` marks a request that Envoy mirrored, whose answer nobody reads;
-    `first` one that a rollout's policy sent to the canary because of who asks.
+    `first` one that a rollout's policy sent to the canary because of who asks. `site` is where the client
+    says that it stands (x-hounsfield-site; '').
     `door` is "rest-json", "rest-binary" or "grpc". `traceparent` is W3C's, as it came; '' without one.
     """
 
@@ -70,6 +72,7 @@ class Caller:
     study: str = ""
     shadow: bool = False
     first: bool = False
+    site: str = ""
     door: str = "rest-json"
     traceparent: str = ""
 
@@ -88,6 +91,7 @@ class Caller:
             # grpc.aio does not tell its servants the :authority, so the gateway may say it in a header too.
             shadow=host.endswith("-shadow") or headers.get("x-hounsfield-shadow") == "1",
             first=headers.get("x-hounsfield-first") == "1",
+            site=_checked(headers, "x-hounsfield-site", _SITE),
             door=door,
             traceparent=headers.get("traceparent", ""),
         )

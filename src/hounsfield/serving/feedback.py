@@ -14,7 +14,7 @@ from typing import Any
 
 from hounsfield.audit.reader import before_last, read
 from hounsfield.config import CLASS_NAMES
-from hounsfield.dicom.groups import ATTRIBUTES, NO_GROUPS
+from hounsfield.dicom.groups import ATTRIBUTES, NO_GROUPS, SITE
 from hounsfield.errors import AuditError
 from hounsfield.serving.computing import Log
 from hounsfield.serving.metrics import Metrics
@@ -146,7 +146,9 @@ class Feedback:
     def _remember(self, record: Mapping[str, Any]) -> None:
         kind = record.get("kind")
         if kind == "prediction" and not record["shadow"]:
-            groups = tuple(record["subgroups"].get(name, unknown) for name, unknown in _UNKNOWN)
+            known = record["subgroups"]
+            groups = tuple(known.get(name, unknown) for name, unknown in _UNKNOWN)
+            groups += (known[SITE],) if SITE in known else ()
             self.predictions.add(
                 record["request_id"], record["instance"], record["label"], groups, older=True
             )

@@ -1,7 +1,8 @@
 """The Prometheus series that a rollout decides on and a ward's engineer looks at.
 
 Names and labels are part of the interface. The label `traffic` tells answers that somebody read ("live", and
-"first" where a rollout sent the caller to the canary by name) from those to mirrored requests ("shadow"). Every label comes from a small fixed set, none from a patient.
+"first" where a rollout sent the caller to the canary by name) from those to mirrored requests ("shadow").
+Every label comes from a small fixed set, none from a patient.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from hounsfield.config import CLASS_NAMES
-from hounsfield.dicom.groups import ATTRIBUTES
+from hounsfield.dicom.groups import COUNTED
 
 OUTCOMES = ("ok", "refused", "error")
 LIVE, SHADOW, FIRST = "live", "shadow", "first"
@@ -133,8 +134,8 @@ class Metrics:
     def count_group(
         self, groups: Sequence[str], label: str, review_required: bool, traffic: str = LIVE
     ) -> None:
-        """One instance of `groups`, one of each of ATTRIBUTES; `label` is '' where it was refused."""
-        for attribute, group in zip(ATTRIBUTES, groups, strict=True):
+        """One instance of `groups`, those of COUNTED; `label` is '' where it was refused."""
+        for attribute, group in zip(COUNTED, groups, strict=False):
             self._group_requests(attribute, group, traffic, "ok" if label else "refused").inc()
             if label and review_required:
                 self._group_review(attribute, group, traffic).inc()
@@ -160,7 +161,7 @@ class Metrics:
     def count_feedback(self, groups: Sequence[str], truth: str, predicted: str) -> None:
         """A reader's label of one instance; `predicted` is a class name, or 'refused'."""
         self._feedback(truth, predicted).inc()
-        for attribute, group in zip(ATTRIBUTES, groups, strict=True):
+        for attribute, group in zip(COUNTED, groups, strict=False):
             self._group_feedback(attribute, group, truth, predicted).inc()
 
 

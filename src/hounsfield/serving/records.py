@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hounsfield.audit.segments import now_text
-from hounsfield.dicom.groups import ATTRIBUTES
+from hounsfield.dicom.groups import COUNTED
 from hounsfield.serving.contract import Answer, Caller
 
 _HALF_MAX = float(np.finfo(np.float16).max)
@@ -25,7 +25,7 @@ def prediction_records(
     groups: Sequence[tuple[str, ...]],
     latency_s: float,
 ) -> list[dict[str, Any]]:
-    """One record an instance; `groups` are those of ATTRIBUTES.
+    """One record an instance; `groups` are those of COUNTED.
 
     `model` holds model_name, model_version, package_digest and contract_digest. `latency_s` is from the
     request's arrival until now: the wait for the disk cannot be in a record that is yet to be written.
@@ -42,7 +42,7 @@ def prediction_records(
             "refusal": refusal,
             "latency_s": round(latency_s, 6),
             "embedding": None if refusal else _half(answer.embedding[row]),
-            "subgroups": dict(zip(ATTRIBUTES, groups[row], strict=True)),
+            "subgroups": dict(zip(COUNTED, groups[row], strict=False)),
         }
         for row, refusal in enumerate(answer.refusal)
     ]

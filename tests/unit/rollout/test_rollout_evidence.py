@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from hounsfield.errors import RolloutError
 from hounsfield.rollout.evidence import Observation, Snapshot, Watch, increase, parse, snapshot
-from hounsfield.serving.metrics import SHADOW, Metrics
+from hounsfield.serving.metrics import FIRST, SHADOW, Metrics
 
 
 @pytest.fixture
@@ -42,6 +42,17 @@ def test_the_page_of_our_own_server_is_read(page):
     assert (counters["shadow/ok"], counters["shadow/review"], counters["shadow/score"]) == (1, 1, 1)
     assert (counters["patient_sex=F/ok"], counters["age_band=40-59/review"]) == (1, 1)
     assert (counters["positive/negative"], counters["patient_sex=F/positive/negative"]) == (1, 1)
+
+
+def test_sites_and_first_callers_are_counted_apart():
+    registry = CollectorRegistry()
+    metrics = Metrics("opacity", "3", registry)
+    metrics.count_group(("F", "40-59", "PA", "other", "north"), "positive", True)
+    metrics.count("ok", 2, FIRST)
+    metrics.count("ok", 3)
+    counters = parse(generate_latest(registry).decode(), at=0).processes[""]
+    assert (counters["site=north/ok"], counters["site=north/review"]) == (1, 1)
+    assert (counters["first/ok"], counters["ok"]) == (2, 3)
 
 
 def test_a_server_without_requests_has_counters_at_zero():

@@ -11,6 +11,14 @@ def test_who_asks_is_read_from_the_headers():
     assert (caller.shadow, caller.door) == (False, "grpc")
 
 
+def test_a_site_and_a_first_caller_are_read_from_the_headers():
+    caller = Caller.from_headers({"x-hounsfield-site": "north", "x-hounsfield-first": "1"}, "", "grpc")
+    assert (caller.site, caller.first) == ("north", True)
+    assert Caller.from_headers({"x-hounsfield-first": "yes"}, "", "grpc").first is False
+    with pytest.raises(RequestError):
+        Caller.from_headers({"x-hounsfield-site": "St. Mary"}, "", "grpc")
+
+
 def test_the_requests_own_id_comes_first_then_the_header_then_one_of_ours():
     assert Caller.from_headers({"x-request-id": "h"}, "own", "grpc").request_id == "own"
     assert Caller.from_headers({"x-request-id": "h"}, "", "grpc").request_id == "h"

@@ -142,6 +142,15 @@ def test_a_record_says_who_asked_what_and_what_was_said():
     assert json.loads(orjson.dumps(log.records)) == log.records
 
 
+def test_a_site_is_a_group_where_sites_are_declared():
+    log = KeptLog()
+    for site in ("north", "elsewhere", ""):
+        compute(files(b"1.0", site=site), log=log, sites=("north", "south"))
+    compute(files(b"1.0", site="north"), log=log)
+    sites = [record["subgroups"].get("site") for record in log.records]
+    assert sites == ["north", "other", "unknown", None]
+
+
 def test_a_large_file_has_its_hash_too():
     log, large = KeptLog(), b"0." + b"5" * 2**20
     compute(files(large), log=log)

@@ -21,6 +21,13 @@ def test_the_standard_variable_is_the_default_endpoint_and_a_flag_overrules_it()
     assert both[0].otlp_endpoint == "http://other:4318"
 
 
+def test_sites_are_a_few_names():
+    assert flags("--sites=north,south")[0].sites == ("north", "south")
+    for wrong in ("--sites=", "--sites=a,,b", "--sites=" + ",".join("abc" for _ in range(51))):
+        with pytest.raises(SystemExit):
+            flags(wrong)
+
+
 def test_arguments_of_kserve_are_handed_on():
     assert flags("--workers=1", "--enable_docs_url=true")[1] == ["--workers=1", "--enable_docs_url=true"]
 
