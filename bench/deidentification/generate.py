@@ -111,7 +111,7 @@ def _modules(wheel: zipfile.ZipFile) -> tuple[dict[str, str], dict[str, list[str
             part, tag = prefix + row[key], _TAG.fullmatch(row["tag"])
             if part not in used or tag is None:
                 continue
-            place = (row["path"].count(":") > 1, (tag[1] + tag[2]).upper())
+            place = (bool(prefix) or row["path"].count(":") > 1, (tag[1] + tag[2]).upper())
             strict = _STRICTEST[row["type"]]
             found[part][place] = min(strict, found[part].get(place, 2))
     modules = {

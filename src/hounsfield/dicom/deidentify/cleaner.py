@@ -78,6 +78,7 @@ class Cleaner:
 
     def _clean(self, source: Dataset, rules: dict[int, Rule], depth: int) -> Dataset:
         target = Dataset()
+        implicit, little = source.original_encoding
         private_codes = _is_coded_privately(source)
         for tag in source.keys():  # noqa: SIM118  iterating a Dataset parses its elements
             rule = rules.get(int(tag))
@@ -87,11 +88,14 @@ class Cleaner:
                 element = _new(tag, rule.vr, _CODE_REMOVED.get(int(tag), REMOVED))
             else:
                 element = self._element(source, int(tag), rule, depth)
-            if element is not None:
-                target[tag] = element
+            if element is None:
+                continue
+            target[tag] = element
+            if element.is_raw:
+                implicit = element.is_implicit_VR  # some files are not written as their transfer syntax says
         # Raw elements are read in the character set they were written in, and are written as they are.
         target._parent_encoding = source._parent_encoding
-        target.set_original_encoding(*source.original_encoding, source.original_character_set)
+        target.set_original_encoding(implicit, little, source.original_character_set)
         return target
 
     def _element(
