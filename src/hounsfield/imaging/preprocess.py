@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 INDEX = "index.parquet"
 REFUSED = "refused.parquet"
+DATASET = "dataset.json"
 IMAGES_PER_SHARD = 4096
 
 
@@ -28,8 +30,9 @@ def preprocess(dataset_dir: Path, out: Path, contract: ImageContract, workers: i
 
     Writes into `out`: `shard-00000.npy`, ... float32 (N, 1, size, size) in [0, 1], in the order of the index;
     `index.parquet`, the dataset's columns with `shard` and `row`; `refused.parquet`, what the contract could
-    not prepare (sop_instance_uid, reason); and, last of all, `contract.json`, so that a folder with one is
-    whole. Returns counts and the contract's digest. Raises DataError when there is nothing to prepare.
+    not prepare (sop_instance_uid, reason); `dataset.json`, the dataset's own, where it has one; and, last of
+    all, `contract.json`, so that a folder with one is whole. Returns counts and the contract's digest.
+    Raises DataError when there is nothing to prepare.
     """
     import pandas as pd
 
@@ -69,6 +72,8 @@ def preprocess(dataset_dir: Path, out: Path, contract: ImageContract, workers: i
     pd.concat(shards, ignore_index=True).to_parquet(out / INDEX)
     refused = pd.DataFrame(refusals, columns=["sop_instance_uid", "reason"])
     refused.sort_values("sop_instance_uid", ignore_index=True).to_parquet(out / REFUSED)
+    if (dataset_dir / DATASET).is_file():
+        shutil.copy(dataset_dir / DATASET, out / DATASET)  # the fingerprint goes with the tensors
     contract.save(out)
     return {
         "images": len(index) - len(refusals),
@@ -77,10 +82,36 @@ def preprocess(dataset_dir: Path, out: Path, contract: ImageContract, workers: i
     }
 
 
-def load_split(tensors_dir: Path, split: str) -> tuple[np.ndarray, pd.DataFrame]:
-    """One split of a preprocessed dataset.
+class SplitImages:
+    """The images of one split, read from the shards as they are asked for: a set may be larger than memory.
 
-    Returns the images, float32 (N, 1, size, size) in [0, 1], and their N rows of the index, in that order.
+    `shape` is that of one image, (1, size, size) or (1, depth, size, size).
+    """
+
+    def __init__(self, tensors_dir: Path, rows: pd.DataFrame) -> None:
+        self._shard, self._row = rows["shard"].to_numpy(), rows["row"].to_numpy()
+        self._files = {
+            shard: np.load(tensors_dir / f"shard-{shard:05d}.npy", mmap_mode="r")
+            for shard in sorted(set(self._shard.tolist()))
+        }
+        self.shape: tuple[int, ...] = next(iter(self._files.values())).shape[1:]
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, positions: np.ndarray | slice) -> np.ndarray:
+        """float32 (n, *shape), in the order of `positions`."""
+        shards, rows = self._shard[positions], self._row[positions]
+        images = np.empty((len(rows), *self.shape), dtype=np.float32)
+        for shard, file in self._files.items():
+            here = shards == shard
+            images[here] = file[rows[here]]
+        return images
+
+
+def open_split(tensors_dir: Path, split: str) -> tuple[SplitImages, pd.DataFrame]:
+    """One split of a preprocessed dataset: its images, and their rows of the index in the same order.
+
     Raises DataError when the folder is not whole or the split is empty.
     """
     import pandas as pd
@@ -94,12 +125,13 @@ def load_split(tensors_dir: Path, split: str) -> tuple[np.ndarray, pd.DataFrame]
     rows = index[index["split"] == split].reset_index(drop=True)
     if rows.empty:
         raise DataError(f"split {split!r} of the tensors folder {tensors_dir} holds no image")
-    # Memory-mapped, so that only the rows of this split are read. The index is in shard order.
-    parts = [
-        np.load(tensors_dir / f"shard-{shard:05d}.npy", mmap_mode="r")[group.to_numpy()]
-        for shard, group in rows.groupby("shard", sort=True)["row"]
-    ]
-    return np.concatenate(parts), rows
+    return SplitImages(tensors_dir, rows), rows
+
+
+def load_split(tensors_dir: Path, split: str) -> tuple[np.ndarray, pd.DataFrame]:
+    """As `open_split`, with all images in memory: float32 (N, 1, size, size) in [0, 1]."""
+    images, rows = open_split(tensors_dir, split)
+    return images[:], rows
 
 
 def _prepare_files(

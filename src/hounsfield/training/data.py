@@ -1,76 +1,87 @@
-"""The training and validation splits in memory, dealt to the processes."""
+"""The training and validation splits: labels in memory, images read from the shards batch by batch."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDataset
 
 from hounsfield.errors import TrainingError
-from hounsfield.imaging.preprocess import load_split
+from hounsfield.imaging.preprocess import DATASET, open_split
+
+_CHUNK = 256
 
 
-class TensorsModule(pl.LightningDataModule):
-    """Batches of (image (n, 1, S, S) float32, label (n,) float32), `batch_size` images over all processes.
+class Split:
+    """One split, its images in the order of their source files' SHA-256.
 
-    Training images are shuffled by (seed, epoch) alone, so that a resumed run sees the same order. Validation
-    images are dealt in turn and none is repeated, so that a metric over all processes is exact.
+    The index is in the order of pseudonyms, which change with the de-identification key; this order does not,
+    so that the same files train the same network whatever the key. `labels` (N,) float32.
     """
 
-    def __init__(self, tensors_dir: Path, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self.batch_size, self.seed = batch_size, seed
-        self.train_set, self.train_labels = _read(tensors_dir, "train")
-        self.validation_set, self.validation_labels = _read(tensors_dir, "validation")
+    def __init__(self, tensors_dir: Path, name: str) -> None:
+        images, table = open_split(tensors_dir, name)
+        order = np.arange(len(table))
+        if "sha256" in table:
+            order = np.argsort(table["sha256"].to_numpy(dtype=str), kind="stable")
+        self.name, self._images, self._order = name, images, order
+        self.labels = table["label"].to_numpy(dtype=np.float32)[order]
+        self.shape = images.shape
+        counts = (int((self.labels == 0).sum()), int((self.labels == 1).sum()))
+        if 0 in counts:
+            raise TrainingError(
+                f"the {name} split has {counts[0]} negative and {counts[1]} positive images; "
+                "both classes are needed"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (n, *shape) float32 and labels (n,) float32 at `positions` (n,)."""
+        images, labels = self._images[self._order[positions]], self.labels[positions]
+        return torch.from_numpy(images), torch.from_numpy(labels)
+
+    def check(self, digest: Any) -> None:
+        """Read every image once, into `digest`; TrainingError when a pixel is not finite."""
+        digest.update(self.labels)
+        for start in range(0, len(self), _CHUNK):
+            images, _ = self.batch(np.arange(start, min(start + _CHUNK, len(self))))
+            if not torch.isfinite(images).all():
+                raise TrainingError(
+                    f"the {self.name} split holds pixels that are not finite; run preprocess again"
+                )
+            digest.update(images.numpy())
+
+
+class TrainingData:
+    """Both splits that training sees; `digest` is SHA-256 over their pixels and labels, shortened.
+
+    Raises TrainingError for a split of one class, and for pixels that are not finite.
+    """
+
+    def __init__(self, tensors_dir: Path) -> None:
+        self.train, self.validation = Split(tensors_dir, "train"), Split(tensors_dir, "validation")
+        self.shape: tuple[int, ...] = self.train.shape
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation):
+            split.check(digest)
+        self.digest = digest.hexdigest()[:16]
 
     @property
-    def size_px(self) -> int:
-        return self.train_set.tensors[0].shape[-1]
-
-    @property
-    def positive_weight(self) -> float:
-        """Negatives a positive in the training split: the weight that makes both classes count the same."""
-        positives = float(self.train_labels.sum())
-        return (len(self.train_labels) - positives) / positives
-
-    def train_dataloader(self) -> DataLoader:
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        if self.batch_size % world or self.batch_size // world < 2:
-            raise TrainingError(
-                f"batch_size {self.batch_size} cannot be dealt to {world} processes: it must be a multiple "
-                f"of {world} that leaves each at least 2 images"
-            )
-        sampler = DistributedSampler(
-            self.train_set, num_replicas=world, rank=rank, shuffle=True, seed=self.seed, drop_last=True
-        )
-        each = min(self.batch_size // world, len(sampler))
-        if each < 2:
-            raise TrainingError(
-                f"the train split has {len(self.train_set)} images, too few for {world} processes"
-            )
-        # A last batch of one or two images would upset the batch statistics.
-        # A loader draws a seed for each pass; its own generator leaves the draws of training alone.
-        return DataLoader(
-            self.train_set, batch_size=each, sampler=sampler, drop_last=True, generator=torch.Generator()
-        )
-
-    def val_dataloader(self) -> DataLoader:
-        mine = range(self.trainer.global_rank, len(self.validation_set), self.trainer.world_size)
-        return DataLoader(Subset(self.validation_set, mine), batch_size=64, shuffle=False)
+    def spatial_dims(self) -> int:
+        return len(self.shape) - 1
 
 
-def _read(tensors_dir: Path, split: str) -> tuple[TensorDataset, np.ndarray]:
-    images, table = load_split(tensors_dir, split)
-    labels = table["label"].to_numpy(dtype=np.float32)
-    counts = (int((labels == 0).sum()), int((labels == 1).sum()))
-    if 0 in counts:
-        raise TrainingError(
-            f"the {split} split has {counts[0]} negative and {counts[1]} positive images; "
-            "both classes are needed"
-        )
-    if not np.isfinite(images).all():
-        raise TrainingError(f"the {split} split holds pixels that are not finite; run preprocess again")
-    return TensorDataset(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels)), labels
+def lineage(tensors_dir: Path) -> dict[str, Any]:
+    """What came with the tensors: their contract, and the data's fingerprint and seed of split."""
+    tensors_dir = Path(tensors_dir)
+    found = {"contract": json.loads((tensors_dir / "contract.json").read_text())}
+    if (tensors_dir / DATASET).is_file():
+        dataset = json.loads((tensors_dir / DATASET).read_text())
+        found |= {"data_fingerprint": dataset["fingerprint"], "split_seed": dataset["seed"]}
+    return found

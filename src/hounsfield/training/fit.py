@@ -2,182 +2,239 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import json
+import logging
 import os
-import shutil
 import signal
 import sys
+import tempfile
 import threading
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.strategies import DDPStrategy
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import KubeflowEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import distributed
 
-from hounsfield.errors import TrainingError
-from hounsfield.training.data import TensorsModule
-from hounsfield.training.module import CHECKPOINT_KEY, ClassifierModule
-from hounsfield.training.network import save_network
+from hounsfield.errors import RegistryError, TrainingError
+from hounsfield.training import checkpoint, precision
+from hounsfield.training.data import TrainingData, lineage
+from hounsfield.training.failures import as_sentences
+from hounsfield.training.loop import Loop
+from hounsfield.training.network import RECORD_FILE, Classifier, save_network, weights_digest
 from hounsfield.training.params import TrainingParams
+from hounsfield.training.provenance import code, machine
 from hounsfield.training.tracking import RunLog, Tracking
+from hounsfield.training.whole_file import is_remote, join, publish_folder, remove_folder
+
+CHECKPOINT_EVERY_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Resuming:
+    """Where checkpoints are and how often one is written.
+
+    checkpoints: folder or URL for this and other runs, each below its own name; OUT/checkpoints by default.
+    checkpoint: one file or URL to go on from; a run that it does not fit is refused.
+    every_s: seconds between two checkpoints, which is what a kill can cost; 0 writes one after each step.
+    """
+
+    checkpoints: str | None = None
+    checkpoint: str | None = None
+    every_s: float = CHECKPOINT_EVERY_S
 
 
 def fit(
-    tensors_dir: Path,
-    out: Path,
+    tensors_dir: Path | str,
+    out: Path | str,
     params: TrainingParams,
     tracking: Tracking | None = None,
-    checkpoints: Path | None = None,
+    resuming: Resuming | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Train on the splits `train` and `validation` of `tensors_dir` and leave the best epoch in `out`.
 
-    Every process of a distributed run calls this. While it runs, checkpoints live in a folder of
-    `checkpoints` (`out/checkpoints` by default) named after parameters and data: started again after a
-    break it goes on from the last whole epoch, and never from a checkpoint of another run. `out` gets
-    `weights.pt` and `training.json` at the end. Raises TrainingError for data that cannot be trained on,
-    and for divergence.
+    Every process of a distributed run calls this; `environment` holds the variables that describe the group
+    (RANK, WORLD_SIZE, ...). Started again after a break it goes on from the last checkpoint and ends at the
+    same weights: to the bit in one process, to 1e-6 in more. `out`, a folder or a URL such as
+    s3://bucket/model, gets `weights.pt` and `training.json` at the end, and nothing before. Raises
+    TrainingError for data that cannot be trained on, for divergence, for lack of memory and for a checkpoint
+    of another run; PlatformError for a full disk; RegistryError.
     """
-    _quiet()
-    pl.seed_everything(params.seed, workers=True, verbose=False)
-    data = TensorsModule(tensors_dir, params.batch_size, params.seed)
-    # The number of processes is part of it: each draws its own augmentation.
-    processes = _processes()
-    identity = dataclasses.asdict(params) | {
-        "size_px": data.size_px,
-        "data": _digest(data),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-    module = ClassifierModule(params, data.positive_weight)
-    folder = (checkpoints or out / "checkpoints") / _name(identity)
-    last = folder / "last.ckpt"
-    resumed = _resumable(last)
-    keeper = ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor="validation_auroc",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    trainer = pl.Trainer(
-        max_epochs=params.epochs,
-        **processes,
-        deterministic=True,
-        use_distributed_sampler=False,  # the data module deals the images itself
-        callbacks=[keeper, _EndOnSigterm()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
-    if trainer.is_global_zero:
-        module.run_log = RunLog(
-            tracking or Tracking(), identity, resumed["run_id"] if resumed is not None else None
-        )
+    environment = os.environ if environment is None else environment
+    resuming = resuming or Resuming()
+    with _quiet(), _deterministic(), _ending_on_sigterm():
+        data = TrainingData(Path(tensors_dir))
+        fabric = _fabric(params, environment)
+        fabric.launch()
+        with as_sentences(params.batch_size, data.shape):
+            _fit(
+                fabric,
+                data,
+                Path(tensors_dir),
+                str(out),
+                params,
+                tracking or Tracking(),
+                resuming,
+                environment,
+            )
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _fit(
+    fabric: Fabric,
+    data: TrainingData,
+    tensors_dir: Path,
+    out: str,
+    params: TrainingParams,
+    tracking: Tracking,
+    resuming: Resuming,
+    environment: Mapping[str, str],
+) -> None:
+    identity = dataclasses.asdict(params) | {"shape": list(data.shape), "data": data.digest}
+    place = checkpoint.folder_of(resuming.checkpoints or join(out, "checkpoints"), identity)
+    file = join(place, checkpoint.FILE)
+    state = checkpoint.load(file, identity)
+    if state is None and resuming.checkpoint:
+        state = checkpoint.load(resuming.checkpoint, identity)
+        if state is None:
+            raise TrainingError(f"there is no checkpoint {resuming.checkpoint}")
+    loop = Loop(fabric, params, data)
+    if state is not None:
+        loop.load(state)
+    log, origin = None, {}
+    if fabric.is_global_zero:
+        origin = _origin(fabric, tensors_dir, environment)
+        tags = {key: value if isinstance(value, str) else json.dumps(value) for key, value in origin.items()}
+        tracking = dataclasses.replace(tracking, tags={**tags, **tracking.tags})
+        log = RunLog(tracking, identity, state["run_id"] if state is not None else None)
     succeeded = False
     try:
-        trainer.fit(module, data, ckpt_path=last if resumed is not None else None, weights_only=True)
+        loop.run(log, lambda state: checkpoint.save(file, identity, state), resuming.every_s)
+        if fabric.is_global_zero:
+            network = loop.best_network()
+            digest = weights_digest(network.state_dict())
+            record = _record(loop, params, data, origin, digest, log.run_id)
+            log.tags({"weights_sha256": digest, "best_epoch": str(record["best_epoch"])})
+            _save(network, out, record)
         succeeded = True
     except TrainingError:
-        if trainer.is_global_zero:  # nothing to go on from: the next start has other parameters
-            shutil.rmtree(folder, ignore_errors=True)
+        if fabric.is_global_zero:  # nothing to go on from: the next start has other parameters
+            remove_folder(place)
         raise
     finally:
-        if module.run_log is not None:
-            module.run_log.end(succeeded)
-    if trainer.is_global_zero:
-        _write(module, keeper.best_model_path, data.size_px, out)
-        shutil.rmtree(folder)
+        if log is not None:
+            with contextlib.nullcontext() if succeeded else contextlib.suppress(RegistryError):
+                log.end(succeeded)
+    if fabric.is_global_zero:
+        remove_folder(place)
 
 
-class _EndOnSigterm(pl.Callback):
-    """Leave at once, and orderly, on SIGTERM.
-
-    Lightning would wait for the end of the batch in every process, which never comes once one of them is
-    gone. It puts back the handler that was there before when training ends.
-    """
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+def _save(network: Classifier, out: str, record: Mapping[str, Any]) -> None:
+    if not is_remote(out):
+        save_network(network, Path(out), record)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        save_network(network, Path(scratch), record)
+        publish_folder(Path(scratch), out, last=RECORD_FILE)
 
 
-def _write(module: ClassifierModule, best: str, size_px: int, out: Path) -> None:
-    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
-    module.remove_prior_shift()
-    best_row = max(module.history, key=lambda row: row["validation_auroc"])
-    record = {
-        "architecture": module.params.architecture,
-        "size_px": size_px,
-        "seed": module.params.seed,
-        "epochs": module.params.epochs,
-        "params": dataclasses.asdict(module.params),
-        "positive_weight": module.positive_weight,
-        "best_epoch": best_row["epoch"],
-        "history": module.history,
-        "mlflow_run_id": module.run_log.run_id if module.run_log else None,
+def _origin(fabric: Fabric, tensors_dir: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        **lineage(tensors_dir),
+        **code(environment),
+        "processes": str(fabric.world_size),
+        "machine": machine(torch.get_num_threads(), fabric.device.type),
     }
-    save_network(module.network, out, record)
 
 
-def _resumable(last: Path) -> dict[str, Any] | None:
-    """What the last checkpoint says of its run; None without a checkpoint."""
-    if not last.exists():
-        return None
-    try:
-        return torch.load(last, map_location="cpu", weights_only=True)[CHECKPOINT_KEY]
-    except Exception as error:
-        raise TrainingError(
-            f"{last} cannot be read as a checkpoint ({type(error).__name__}); "
-            f"remove {last.parent} to start over"
-        ) from error
+def _record(
+    loop: Loop,
+    params: TrainingParams,
+    data: TrainingData,
+    origin: Mapping[str, Any],
+    digest: str,
+    run_id: Any,
+) -> dict[str, Any]:
+    return {
+        "architecture": params.architecture,
+        "spatial_dims": data.spatial_dims,
+        "size_px": data.shape[-1],
+        "seed": params.seed,
+        "epochs": params.epochs,
+        "params": dataclasses.asdict(params),
+        "imbalance": loop.imbalance,
+        "precision": loop.precision,
+        "positive_weight": loop.odds_factor,
+        "best_epoch": loop.best_row["epoch"],
+        "history": loop.history,
+        "weights_sha256": digest,
+        "data": data.digest,
+        "origin": dict(origin),
+        "mlflow_run_id": run_id,
+    }
 
 
-def _name(identity: dict[str, Any]) -> str:
-    """A folder name that two runs share only when they would end at the same weights."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _digest(data: TensorsModule) -> str:
-    """SHA-256 over the tensors and labels that training sees, shortened."""
-    digest = hashlib.sha256()
-    for part in (data.train_set, data.validation_set):
-        for tensor in part.tensors:
-            digest.update(tensor.numpy())
-    return digest.hexdigest()[:16]
-
-
-def _processes() -> dict[str, Any]:
-    """Trainer arguments for this process: `torchrun` describes the group in WORLD_SIZE."""
-    accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+def _fabric(params: TrainingParams, environment: Mapping[str, str]) -> Fabric:
+    """Fabric for this process: `torchrun` or the operator describe the group in WORLD_SIZE and its kin."""
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    world = int(environment.get("WORLD_SIZE", "1"))
+    number = precision.choose(params.precision, params.architecture, torch.device(accelerator))
+    common = {"accelerator": accelerator, "precision": precision.FABRIC_NAMES[number]}
     if world == 1:
-        return {"accelerator": accelerator, "devices": 1}
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # The module averages the batch statistics itself, once an epoch instead of at every step.
+        return Fabric(devices=1, **common)
+    local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    # Without torchrun, one process a pod: RANK and WORLD_SIZE are what the operator set for the pod.
+    plugins = [] if "TORCHELASTIC_RUN_ID" in environment else [KubeflowEnvironment()]
+    # Batch statistics are shared at each step, so that every process has the same buffers already.
     strategy = DDPStrategy(
-        process_group_backend="nccl" if accelerator == "gpu" else "gloo",
-        forward_sync_buffers=False,
+        process_group_backend="nccl" if accelerator == "cuda" else "gloo",
+        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
-    return {"accelerator": accelerator, "devices": local, "num_nodes": world // local, "strategy": strategy}
+    return Fabric(devices=local, num_nodes=world // local, strategy=strategy, plugins=plugins, **common)
 
 
-def _quiet() -> None:
-    """Silence advice of Lightning that does not fit data in memory, and its banner."""
-    import logging
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Kernels that add in a fixed order; on a GPU a few have no such twin, and torch says which."""
+    before, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
 
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Leave at once on SIGTERM, so that the MLflow run is ended; the last checkpoint is whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Fabric's banner and MONAI's advice."""
+    for name in ("lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        yield

@@ -1,22 +1,25 @@
 """The networks: one forward contract, and how a trained one is kept on disk.
 
-Every network takes `(N, 1, S, S)` float32 in [0, 1] and answers `(logit (N,), embedding (N, E))`, so that
-evaluation, packaging and drift detection need not know the architecture.
+Every network takes `(N, 1, S, S)`, or `(N, 1, D, S, S)` for volumes, float32 in [0, 1] and answers
+`(logit (N,), embedding (N, E))`, so that evaluation, packaging and drift detection need not know the
+architecture.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from hounsfield.errors import TrainingError
 from hounsfield.training.params import TRAINED
+from hounsfield.training.whole_file import write_whole
 
 ARCHITECTURES = (*TRAINED, "pixel-statistics")
 
@@ -30,43 +33,55 @@ class Classifier(nn.Module):
     def __init__(self, body: nn.Module, embedding_size: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.body = body
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = BatchDropout(dropout)
         self.head = nn.Linear(embedding_size, 1)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`image` (N, 1, S, S) float32 in [0, 1] -> logit (N,) and embedding (N, E), both float32."""
+        """`image` (N, 1, [D,] S, S) float32 in [0, 1] -> logit (N,) and embedding (N, E), both float32."""
         embedding = self.body(image)
         return self.head(self.dropout(embedding)).squeeze(1), embedding
 
 
-class PixelStatistics(nn.Module):
-    """The body of the baseline: an 8 x 8 grid of mean intensities, then the mean and spread of the image.
+class BatchDropout(nn.Dropout):
+    """Dropout whose draw is for the batch of all processes: it drops alike in one process and in many."""
 
-    `shift` and `scale` (66,) standardise the features; they are fitted with the head.
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not (self.training and distributed.is_initialized()):
+            return super().forward(input)
+        world, rank, count = distributed.get_world_size(), distributed.get_rank(), len(input)
+        ones = torch.ones(world * count, *input.shape[1:], dtype=input.dtype, device=input.device)
+        return input * super().forward(ones)[rank * count : (rank + 1) * count]
+
+
+class PixelStatistics(nn.Module):
+    """The body of the baseline: an 8 x 8 (x 8) grid of mean intensities, then mean and spread of the image.
+
+    `shift` and `scale` (66,), or (514,) for volumes, standardise the features; they are fitted with the head.
     """
 
     GRID = 8
-    SIZE = GRID * GRID + 2
 
-    def __init__(self) -> None:
+    def __init__(self, spatial_dims: int = 2) -> None:
         super().__init__()
-        self.register_buffer("shift", torch.zeros(self.SIZE))
-        self.register_buffer("scale", torch.ones(self.SIZE))
+        self.size = self.GRID**spatial_dims + 2
+        self.register_buffer("shift", torch.zeros(self.size))
+        self.register_buffer("scale", torch.ones(self.size))
 
     def statistics(self, image: torch.Tensor) -> torch.Tensor:
-        """`image` (N, 1, S, S) -> (N, 66), not yet standardised. The spread divides by the pixel count."""
-        grid = nn.functional.adaptive_avg_pool2d(image, self.GRID).flatten(1)
-        mean = image.mean(dim=(1, 2, 3)).unsqueeze(1)
-        spread = ((image - mean[:, :, None, None]) ** 2).mean(dim=(1, 2, 3)).sqrt().unsqueeze(1)
-        return torch.cat([grid, mean, spread], dim=1)
+        """`image` (N, 1, [D,] S, S) -> (N, 66 or 514), not standardised. The spread divides by the count."""
+        pool = nn.functional.adaptive_avg_pool2d if image.ndim == 4 else nn.functional.adaptive_avg_pool3d
+        flat = image.flatten(1)
+        mean = flat.mean(dim=1, keepdim=True)
+        spread = ((flat - mean) ** 2).mean(dim=1, keepdim=True).sqrt()
+        return torch.cat([pool(image, self.GRID).flatten(1), mean, spread], dim=1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return (self.statistics(image) - self.shift) / self.scale
 
 
-def build_network(architecture: str, seed: int, dropout: float = 0.2) -> Classifier:
-    """A network with weights drawn from `seed` alone; nothing is downloaded.
+def build_network(architecture: str, seed: int, dropout: float = 0.2, spatial_dims: int = 2) -> Classifier:
+    """A network with weights drawn from `seed` alone; nothing is downloaded. `spatial_dims` is 2 or 3.
 
     Raises TrainingError for an architecture that is not one of `ARCHITECTURES`.
     """
@@ -75,10 +90,11 @@ def build_network(architecture: str, seed: int, dropout: float = 0.2) -> Classif
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if architecture == "pixel-statistics":
-            return Classifier(PixelStatistics(), PixelStatistics.SIZE)
+            body = PixelStatistics(spatial_dims)
+            return Classifier(body, body.size)
         if architecture == "densenet121":
-            return _densenet121(dropout)
-        return Classifier(PooledStages(), PooledStages.SIZE, dropout)
+            return _densenet121(dropout, spatial_dims)
+        return Classifier(PooledStages(spatial_dims), PooledStages.SIZE, dropout)
 
 
 class PooledStages(nn.Module):
@@ -92,7 +108,7 @@ class PooledStages(nn.Module):
     CHANNELS = (24, 40, 112, 320)
     SIZE = 2 * sum(CHANNELS)
 
-    def __init__(self) -> None:
+    def __init__(self, spatial_dims: int = 2) -> None:
         from monai.networks.nets import EfficientNetBNFeatures
 
         super().__init__()
@@ -101,7 +117,7 @@ class PooledStages(nn.Module):
         self.stages = EfficientNetBNFeatures(
             "efficientnet-b0",
             pretrained=False,
-            spatial_dims=2,
+            spatial_dims=spatial_dims,
             in_channels=1,
             norm=("batch", {"eps": 1e-5, "momentum": 0.1}),
         )
@@ -109,9 +125,7 @@ class PooledStages(nn.Module):
             setattr(self.stages, unused, nn.Identity())
         for module in self.stages.modules():
             if hasattr(module, "_swish"):
-                module._swish = (
-                    nn.SiLU()
-                )  # one fused kernel, and it exports to ONNX; MONAI's own does neither
+                module._swish = nn.SiLU()  # fused, and it exports to ONNX; MONAI's own is neither
             if hasattr(module, "drop_connect_rate"):
                 module.drop_connect_rate = 0.0  # from scratch on a small set, depth is not what overfits
             is_residual = getattr(module, "id_skip", False) and module.stride == 1
@@ -121,15 +135,16 @@ class PooledStages(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         maps = self.stages(image)[1:]  # the first is at stride 2: texture, and the most to pool
-        means = [stage.mean(dim=(2, 3)) for stage in maps]
-        maxima = [stage.amax(dim=(2, 3)) for stage in maps]
+        space = tuple(range(2, image.ndim))
+        means = [stage.mean(dim=space) for stage in maps]
+        maxima = [stage.amax(dim=space) for stage in maps]
         return torch.cat(means + maxima, dim=1)
 
 
-def _densenet121(dropout: float) -> Classifier:
+def _densenet121(dropout: float, spatial_dims: int) -> Classifier:
     from monai.networks.nets import DenseNet121
 
-    body = DenseNet121(spatial_dims=2, in_channels=1, out_channels=1, pretrained=False)
+    body = DenseNet121(spatial_dims=spatial_dims, in_channels=1, out_channels=1, pretrained=False)
     embedding_size = body.class_layers.out.in_features
     body.class_layers.out = nn.Identity()
     return Classifier(body, embedding_size, dropout)
@@ -138,17 +153,30 @@ def _densenet121(dropout: float) -> Classifier:
 def save_network(network: Classifier, model_dir: Path, record: Mapping[str, Any]) -> None:
     """Write `weights.pt`, then `training.json` with `record`, whose `architecture` says how to load it.
 
-    Each is renamed into place and the record comes last: a folder with a record is a whole model.
+    Each file is renamed into place and the record comes last: a folder with a record is a whole model, and
+    when a write fails neither is left. Raises OSError.
     """
-    model_dir.mkdir(parents=True, exist_ok=True)
     (model_dir / RECORD_FILE).unlink(missing_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    temporary = model_dir / f".{WEIGHTS_FILE}.{os.getpid()}"
-    torch.save(weights, temporary)
-    temporary.replace(model_dir / WEIGHTS_FILE)
-    temporary = model_dir / f".{RECORD_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(dict(record), indent=2, sort_keys=True) + "\n")
-    temporary.replace(model_dir / RECORD_FILE)
+    buffer = io.BytesIO()
+    weights = network.state_dict()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, buffer)
+    try:
+        write_whole(model_dir / WEIGHTS_FILE, buffer.getvalue())
+        text = json.dumps(dict(record), indent=2, sort_keys=True) + "\n"
+        write_whole(model_dir / RECORD_FILE, text.encode())
+    except OSError:
+        (model_dir / WEIGHTS_FILE).unlink(missing_ok=True)
+        raise
+
+
+def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every tensor: equal digests mean equal networks."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_record(model_dir: Path) -> dict[str, Any]:
@@ -172,7 +200,7 @@ def load_network(model_dir: Path) -> Classifier:
     Raises TrainingError when the folder is incomplete or the weights are of another architecture.
     """
     record = load_record(model_dir)
-    network = build_network(record["architecture"], seed=0)
+    network = build_network(record["architecture"], seed=0, spatial_dims=record.get("spatial_dims", 2))
     try:
         weights = torch.load(model_dir / WEIGHTS_FILE, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hounsfield.dicom.quarantine import Reason, Refused
 from hounsfield.dicom.reading import DecodedImage
 from hounsfield.errors import ConfigError
-from hounsfield.imaging.contract import ImageContract, _percentiles, prepare
+from hounsfield.imaging.contract import ImageContract, _percentiles, prepare, prepare_volume
 
 FULL_RANGE = ImageContract(size_px=8, lower_percentile=0, upper_percentile=100)
 
@@ -170,3 +171,61 @@ def test_a_contract_that_cannot_be_computed_is_refused_by_name(tmp_path, values,
 def test_a_missing_contract_says_what_to_run(tmp_path):
     with pytest.raises(ConfigError, match="run preprocess"):
         ImageContract.load(tmp_path)
+
+
+VOLUME = ImageContract(size_px=8, lower_percentile=0, upper_percentile=100, depth_px=8)
+
+
+def ramp(count, rows=8, columns=8):
+    """Slices of one value each: 0, 1, 2, ... along the axis."""
+    return [decoded(np.full((rows, columns), value, dtype=np.int16)) for value in range(count)]
+
+
+def test_a_volume_is_scaled_by_the_percentiles_of_all_its_slices():
+    volume = prepare_volume(ramp(8), VOLUME)
+    assert volume.shape == VOLUME.shape == (1, 8, 8, 8)
+    assert volume.dtype == np.float32
+    np.testing.assert_allclose(volume[0, :, 4, 4], np.arange(8) / 7, atol=1e-6)
+
+
+def test_planes_average_the_slices_they_cover():
+    # Two slices a plane: values 0 and 1 of 0..15 make 0.5/15, 2 and 3 make 2.5/15, ...
+    volume = prepare_volume(ramp(16), VOLUME)
+    np.testing.assert_allclose(volume[0, :, 0, 0], (np.arange(0, 16, 2) + 0.5) / 15, atol=1e-6)
+
+
+def test_fewer_slices_than_planes_are_interpolated_in_order():
+    planes = prepare_volume(ramp(4), VOLUME)[0, :, 0, 0]
+    assert planes[0] == 0.0
+    assert planes[-1] == 1.0
+    assert (np.diff(planes) >= 0).all()
+
+
+def test_a_volume_keeps_the_aspect_ratio_of_its_slices():
+    volume = prepare_volume(ramp(8, rows=4, columns=8), VOLUME)[0]
+    assert volume[:, :2].max() == volume[:, 6:].max() == 0.0
+    assert volume[7, 2:6].min() == 1.0
+
+
+def test_an_inverted_volume_is_turned_round():
+    slices = [decoded(image.pixels, "MONOCHROME1") for image in ramp(8)]
+    np.testing.assert_allclose(prepare_volume(slices, VOLUME)[0, :, 0, 0], 1 - np.arange(8) / 7, atol=1e-6)
+
+
+def test_image_and_volume_are_not_taken_for_each_other():
+    with pytest.raises(ConfigError, match="depth_px 8 asks for a volume"):
+        prepare(ramp(1)[0], VOLUME)
+    with pytest.raises(ConfigError, match="depth_px is missing"):
+        prepare_volume(ramp(8), FULL_RANGE)
+    with pytest.raises(ConfigError, match="slices of one shape and photometric interpretation, not 2"):
+        prepare_volume([*ramp(4), *ramp(4, rows=4)], VOLUME)
+    with pytest.raises(ConfigError, match="depth_px 4 is not a whole number from 8"):
+        ImageContract(depth_px=4)
+
+
+def test_a_contract_of_images_has_the_digest_it_had_before_there_were_volumes(tmp_path):
+    # SHA-256 of {"lower_percentile": 0.5, "size_px": 128, "upper_percentile": 99.5, "version": "1"}
+    text = '{"lower_percentile": 0.5, "size_px": 128, "upper_percentile": 99.5, "version": "1"}'
+    assert ImageContract().digest == hashlib.sha256(text.encode()).hexdigest()
+    assert ImageContract(depth_px=32).digest != ImageContract().digest
+    assert ImageContract.load(ImageContract(depth_px=32).save(tmp_path)).shape == (1, 32, 128, 128)

@@ -9,6 +9,7 @@ from hounsfield.training.network import (
     load_network,
     load_record,
     save_network,
+    weights_digest,
 )
 
 
@@ -20,6 +21,29 @@ def test_every_architecture_answers_logit_and_embedding(architecture, embedding_
     logit, embedding = build_network(architecture, seed=7).eval()(torch.rand(2, 1, 64, 64))
     assert logit.shape == (2,)
     assert embedding.shape == (2, embedding_size)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "embedding_size"),
+    [("efficientnet-b0", 992), ("densenet121", 1024), ("pixel-statistics", 514)],
+)
+def test_every_architecture_takes_volumes(architecture, embedding_size):
+    network = build_network(architecture, seed=7, spatial_dims=3).eval()
+    logit, embedding = network(torch.rand(2, 1, 32, 40, 40))
+    assert logit.shape == (2,)
+    assert embedding.shape == (2, embedding_size)
+
+
+def test_a_network_of_volumes_is_loaded_as_one(tmp_path):
+    network = build_network("pixel-statistics", 0, spatial_dims=3)
+    save_network(network, tmp_path, {"architecture": "pixel-statistics", "spatial_dims": 3})
+    image = torch.rand(1, 1, 8, 16, 16)
+    assert torch.equal(load_network(tmp_path)(image)[1], network.eval()(image)[1])
+
+
+def test_digest_of_weights_changes_with_any_value_and_not_with_the_file():
+    first, same, other = (build_network("pixel-statistics", seed).state_dict() for seed in (1, 1, 2))
+    assert weights_digest(first) == weights_digest(same) != weights_digest(other)
 
 
 def test_seed_alone_decides_the_first_weights():
