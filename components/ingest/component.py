@@ -28,6 +28,7 @@ def ingest(
 
     from hounsfield.data.collect import collect
     from hounsfield.data.examine import Rules
+    from hounsfield.data.profile import header_groups
     from hounsfield.dicom.deidentify import key_from
     from hounsfield.report.step import ingest_page
     from hounsfield.rollout.validation_set import freeze
@@ -36,7 +37,9 @@ def ingest(
     folders = [Path(shard.path) for shard in shards]
     result = collect(folders, Path(labels), Path(dataset.path), rules, seed=seed)
     # The test split: neither the weights nor the operating point have seen it.
-    frozen = freeze(Path(dataset.path), Path(validation_set.path), split="test")
+    frozen = freeze(
+        Path(dataset.path), Path(validation_set.path), header_groups(Path(dataset.path)), split="test"
+    )
     dataset.metadata["fingerprint"] = result.fingerprint
     metrics.log_metric("accepted", result.accepted)
     metrics.log_metric("quarantined", result.quarantined)

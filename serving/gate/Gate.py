@@ -1,12 +1,23 @@
 """The validation gate as a Seldon Core Python component (1.17.1, the guard environment).
 
-`predict` takes jsonData {candidate_url, champion_url | null, validation_dir, policy, model_name?,
-candidate_version?} and answers jsonData {passed, reasons, numbers}. It counts `seldon_validator_total` and
-`seldon_validator_passed_total`.
+Three calls of Seldon's own protocol, in this order:
+
+1. predictions, jsonData {replay: {...}}: replays the frozen set through candidate and champion and answers
+   {replay: id, cases: N}. The truths are not known yet.
+2. feedback, request.data.ndarray [id], truth.data.ndarray [[file, label], ...]: the truths.
+3. predictions, jsonData {judge: id}: answers {verdict: {...}, entry: {...}}, the verdict signed by the gate.
+
+The verdict is the answer to a prediction, because Seldon's executor gives nobody the answer to a feedback. It
+counts `seldon_validator_total` and `seldon_validator_passed_total`, with 0 from the first call on: a rate
+needs the series before its first pass. HOUNSFIELD_GATE_KEY_FILE is the key that verdicts are signed with,
+HOUNSFIELD_VERIFY_KEY_FILE the public one of packages.
 """
 
 from __future__ import annotations
 
+import os
+import uuid
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +25,86 @@ from seldon_core.flask_utils import SeldonMicroserviceException
 from seldon_core.metrics import create_counter
 from seldon_core.user_model import SeldonComponent, SeldonResponse
 
-from hounsfield.config import MODEL_NAME
-from hounsfield.errors import HounsfieldError, ServingError
-from hounsfield.rollout.gate import GateVerdict, judge
-from hounsfield.rollout.policy import GatePolicy
-from hounsfield.rollout.replay import replay
+from hounsfield.errors import ConfigError, DataError, HounsfieldError
+from hounsfield.rollout import signed
+from serving.gate.judgement import Judgement, Question
+
+KEPT = 4
+"""Replays whose verdict has not been asked for; an older one has been given up by whoever asked."""
 
 
 class Gate(SeldonComponent):
+    def __init__(self) -> None:
+        super().__init__()
+        self._key = signed.load_key(_path("HOUNSFIELD_GATE_KEY_FILE"))
+        self._verify_key = _path("HOUNSFIELD_VERIFY_KEY_FILE")
+        self._replays: OrderedDict[str, Judgement] = OrderedDict()
+
     def predict(self, X: Any, names: Any, meta: Any = None) -> SeldonResponse:
-        verdict = self._verdict(_question(X))
-        counters = [
-            create_counter("seldon_validator_total", 1),
-            # Counted at 0 too: a rate needs the series before the first pass.
-            create_counter("seldon_validator_passed_total", int(verdict.passed)),
-        ]
-        return SeldonResponse(data=verdict.as_dict(), metrics=counters)
+        if isinstance(X, dict) and isinstance(X.get("replay"), dict):
+            return _counted(_answer(self._replay, X["replay"]), 0, 0)
+        if isinstance(X, dict) and isinstance(X.get("judge"), str):
+            found = _answer(self._judge, X["judge"])
+            return _counted(found, 1, int(found["verdict"]["passed"] is True))
+        raise _refused("jsonData must have the key 'replay', a mapping, or the key 'judge', a replay's id")
 
-    def _verdict(self, question: dict[str, Any]) -> GateVerdict:
-        folder, model_name = Path(question["validation_dir"]), question.get("model_name") or MODEL_NAME
-        try:
-            policy = GatePolicy.from_mapping(question["policy"])
-            champion_url = question["champion_url"]
+    def send_feedback(self, features: Any, names: Any, reward: Any, truth: Any, routing: Any = None) -> list:
+        def take() -> None:
             try:
-                candidate = replay(question["candidate_url"], folder, model_name)
-                champion = replay(champion_url, folder, model_name) if champion_url else None
-            except ServingError as error:  # a model that does not answer has not passed
-                return GateVerdict(False, (str(error),), {})
-        except HounsfieldError as error:
-            raise SeldonMicroserviceException(str(error), status_code=400, reason="BAD_QUESTION") from None
-        return judge(candidate, champion, policy, question.get("candidate_version"))
+                pairs = {str(name): str(label) for name, label in truth}
+                (replay,) = (str(each) for each in features)
+            except (TypeError, ValueError):
+                raise DataError(
+                    "the feedback needs a replay's id as request, and pairs of file and label as truth"
+                ) from None
+            self._known(replay).take_truth(pairs)
+
+        _answer(take)
+        return []
+
+    def _replay(self, values: dict[str, Any]) -> dict[str, Any]:
+        judgement = Judgement(Question.from_dict(values), self._verify_key)
+        judgement.replay()
+        name = str(uuid.uuid4())
+        self._replays[name] = judgement
+        while len(self._replays) > KEPT:
+            self._replays.popitem(last=False)
+        return {"replay": name, "cases": len(judgement.frozen.names)}
+
+    def _judge(self, replay: str) -> dict[str, Any]:
+        verdict, statement = self._known(replay).judge()
+        del self._replays[replay]
+        return {"verdict": verdict.as_dict(), "entry": signed.sign("gate", statement, self._key)}
+
+    def _known(self, replay: str) -> Judgement:
+        if replay not in self._replays:
+            raise DataError(
+                "the gate knows no replay of that id: it was started anew, or has judged it already"
+            )
+        return self._replays[replay]
 
 
-def _question(data: Any) -> dict[str, Any]:
-    required = ("candidate_url", "champion_url", "validation_dir", "policy")
-    missing = [key for key in required if not isinstance(data, dict) or key not in data]
-    if missing:
-        raise SeldonMicroserviceException(
-            f"jsonData lacks the key {missing[0]!r}", status_code=400, reason="BAD_QUESTION"
-        )
-    return data
+def _counted(data: dict[str, Any], total: int, passed: int) -> SeldonResponse:
+    counters = [
+        create_counter("seldon_validator_total", total),
+        create_counter("seldon_validator_passed_total", passed),
+    ]
+    return SeldonResponse(data=data, metrics=counters)
+
+
+def _answer(work: Any, *arguments: Any) -> Any:
+    try:
+        return work(*arguments)
+    except HounsfieldError as error:
+        raise _refused(str(error)) from None
+
+
+def _refused(sentence: str) -> SeldonMicroserviceException:
+    return SeldonMicroserviceException(sentence, status_code=400, reason="BAD_QUESTION")
+
+
+def _path(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"{variable} is not set; the gate needs the file of that key")
+    return Path(value)

@@ -17,6 +17,9 @@ from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.policy import load_policy
 from hounsfield.rollout.scrape import ScrapeProvider
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.passes import admitted
+
 
 def main(tree, ledger, policy, url):
     tree = Path(tree)
@@ -28,13 +31,16 @@ def main(tree, ledger, policy, url):
 
     manifest.recover(tree)
     apply()  # as a release does at its start: the kill may have come between a commit and this
+    actuator, kept = GitActuator(tree, apply), Ledger(Path(ledger))
+    revisions = actuator.revisions()
     result = run_canary(
         load_policy(Path(policy)),
         ScrapeProvider({role: f"{url}/{role}" for role in ("stable", "canary")}),
-        GitActuator(tree, apply),
-        Ledger(Path(ledger)),
+        actuator,
+        kept,
         SystemClock(),
         lambda event: print(event.kind, event.weight, flush=True),
+        admission=admitted(kept, revisions["stable"], revisions["canary"]),
     )
     print(f"outcome {result.outcome}", flush=True)
 

@@ -1,8 +1,11 @@
 """The gate: the replay against a small v2 server, and the real Seldon microservice around it."""
 
 import base64
+import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,17 +17,34 @@ from pathlib import Path
 import pandas
 import pytest
 import requests
-from sklearn.metrics import roc_auc_score
 
-from hounsfield.errors import DataError, GuardError, ServingError
-from hounsfield.rollout import validation_set
+from hounsfield.config import INTENDED_USE
+from hounsfield.errors import DataError, GuardError, PackageError, ServingError
+from hounsfield.package.package import describe_files
+from hounsfield.package.sign import ensure_keys, sign_package
+from hounsfield.rollout import signed, validation_set
+from hounsfield.rollout.admission import Admission
+from hounsfield.rollout.candidate import read_candidate
+from hounsfield.rollout.change_plan import load_change_plan
 from hounsfield.rollout.gate_client import request_verdict
-from hounsfield.rollout.policy import GatePolicy
-from hounsfield.rollout.replay import area_under_roc, replay
+from hounsfield.rollout.gate_policy import GatePolicy
+from hounsfield.rollout.measurements import Cases, measurements
+from hounsfield.rollout.replay import replay
 
 ROOT = Path(__file__).parents[2]
 GUARD_PYTHON = Path(os.environ.get("HOUNSFIELD_GUARD_PYTHON", ROOT / ".venv-guard/bin/python"))
-POLICY = GatePolicy(min_cases=8, min_positives=4)
+# Eight cases show nothing about a champion or calibration, and their package has no detectors.
+POLICY = GatePolicy(
+    min_cases=8,
+    min_positives=4,
+    max_auroc_decrease=1,
+    max_sensitivity_decrease=1,
+    max_ece=1,
+    max_brier=1,
+    max_log_loss=9,
+    drift_when_unassessable="ignore",
+)
+PLAN = load_change_plan(ROOT / "manifests/base/rollout/change-plan.yaml")
 
 
 class FakeModel(BaseHTTPRequestHandler):
@@ -47,6 +67,7 @@ class FakeModel(BaseHTTPRequestHandler):
             {
                 "model_name": "opacity",
                 "model_version": self.server.version,
+                "parameters": {"package_digest": self.server.digest},
                 "outputs": [
                     {"name": name, "datatype": "X", "shape": [1], "data": [value]}
                     for name, value in outputs.items()
@@ -69,9 +90,9 @@ class FakeModel(BaseHTTPRequestHandler):
 def serve():
     servers = []
 
-    def start(version="3", shift=0.0):
+    def start(version="3", shift=0.0, digest="d" * 64):
         server = ThreadingHTTPServer(("127.0.0.1", 0), FakeModel)
-        server.version, server.shift = version, shift
+        server.version, server.shift, server.digest = version, shift, digest
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}"
@@ -85,13 +106,16 @@ def serve():
 @pytest.fixture
 def frozen(tmp_path):
     def write(answers):
-        (tmp_path / "frozen" / "dicom").mkdir(parents=True, exist_ok=True)
-        rows = ["file,label"]
+        folder = tmp_path / "frozen"
+        (folder / "dicom").mkdir(parents=True, exist_ok=True)
+        cases, truth = ["file,patient,patient_sex"], ["file,label"]
         for number, (said, label) in enumerate(answers):
-            (tmp_path / "frozen" / "dicom" / f"{number}.dcm").write_text(said)
-            rows.append(f"dicom/{number}.dcm,{label}")
-        (tmp_path / "frozen" / "truth.csv").write_text("\n".join(rows) + "\n")
-        return tmp_path / "frozen"
+            (folder / "dicom" / f"{number}.dcm").write_text(said)
+            cases.append(f"dicom/{number}.dcm,{number},{'FM'[number % 2]}")
+            truth.append(f"dicom/{number}.dcm,{label}")
+        (folder / "cases.csv").write_text("\n".join(cases) + "\n")
+        (folder / "truth.csv").write_text("\n".join(truth) + "\n")
+        return folder
 
     return write
 
@@ -101,69 +125,91 @@ GOOD = [("0.9", "positive"), ("0.8", "positive"), ("0.7", "positive"), ("0.3", "
 """14 of 16 pairs in order (0.3 stands below 0.4 and 0.6): AUROC 0.875, sensitivity 3/4, specificity 3/4."""
 
 
-def test_the_rank_formula_agrees_with_scikit_learn_with_ties():
-    truths = [0, 0, 1, 1, 0, 1, 0, 1]
-    scores = [0.1, 0.4, 0.4, 0.8, 0.8, 0.9, 0.3, 0.3]
-    assert area_under_roc(truths, scores) == pytest.approx(roc_auc_score(truths, scores), abs=1e-12)
-    assert area_under_roc([1, 1], [0.2, 0.3]) is None
+def replayed(url, folder, **named):
+    """What was measured of the model at `url` on the frozen set in `folder`."""
+    cases = validation_set.read(folder)
+    found = replay(url, cases.files, **named)
+    return measurements(Cases(cases.labels(validation_set.read_truth(folder)), cases.patient), found)
 
 
 def test_a_replay_measures_what_was_answered(serve, frozen):
-    measured = replay(serve(), frozen(GOOD))
-    assert (measured.cases, measured.scored, measured.positives) == (8, 8, 4)
-    assert (measured.auroc, measured.sensitivity, measured.specificity) == (0.875, 0.75, 0.75)
-    assert measured.model_versions == ("3",)
-    assert 0 < measured.latency_p95_s < 5
+    found = replayed(serve(), frozen(GOOD))
+    assert (found["cases"], found["scored"], found["positives"]) == (8, 8, 4)
+    assert (found["auroc"], found["sensitivity"], found["specificity"]) == (0.875, 0.75, 0.75)
+    assert (found["model_versions"], found["package_digests"]) == (["3"], ["d" * 64])
+    assert 0 < found["latency_p95_s"] < 5
 
 
 def test_refusals_errors_and_answers_without_a_number_are_counted_apart(serve, frozen):
-    bad = [("refuse", "positive"), ("break", "negative"), ("nan", "positive")]
-    measured = replay(serve(), frozen(GOOD + bad))
-    assert (measured.cases, measured.scored, measured.refusals, measured.errors) == (11, 8, 1, 2)
-    assert measured.auroc == 0.875
+    bad = [("refuse", "positive"), ("break", "negative"), ("nan", "positive"), ("7", "positive")]
+    found = replayed(serve(), frozen(GOOD + bad))
+    assert (found["cases"], found["scored"], found["refusals"], found["errors"]) == (12, 8, 1, 3)
+    assert found["auroc"] == 0.875
 
 
 def test_a_replay_needs_a_model_that_is_ready(serve, frozen):
     with pytest.raises(ServingError, match="not ready"):
-        replay(serve(), frozen(GOOD), model_name="other")
+        replayed(serve(), frozen(GOOD), model_name="other")
     with pytest.raises(ServingError, match="no model answers"):
-        replay("http://127.0.0.1:1", frozen(GOOD))
+        replayed("http://127.0.0.1:1", frozen(GOOD))
 
 
 @pytest.mark.parametrize(
-    ("row", "sentence"),
+    ("table", "row", "sentence"),
     [
-        ("dicom/0.dcm,maybe", "row 2: the label is not one of negative, positive"),
-        ("../secret.dcm,positive", "row 2: the file it names is not in the validation set"),
-        ("dicom/none.dcm,positive", "row 2: the file it names is not in the validation set"),
-        ("", "has no rows"),
+        ("truth.csv", "dicom/0.dcm,maybe", "row 2: the label is not one of negative, positive"),
+        ("truth.csv", "", "has no rows"),
+        ("truth.csv", "dicom/0.dcm", "row 2 has not as many values as the header"),
+        ("cases.csv", "../secret.dcm,0", "row 2: the file it names is not in the validation set"),
+        ("cases.csv", "dicom/none.dcm,0", "row 2: the file it names is not in the validation set"),
+        ("cases.csv", "dicom/0.dcm,Jane", "row 2: the patient is no number"),
+        ("cases.csv", "dicom/0.dcm,0\ndicom/0.dcm,1", "row 3: the file it names stands there twice"),
     ],
 )
-def test_a_wrong_truth_table_is_refused_by_row(frozen, row, sentence):
+def test_a_wrong_table_is_refused_by_row(frozen, table, row, sentence):
     folder = frozen(GOOD)
     (folder.parent / "secret.dcm").write_text("0.5")
-    (folder / "truth.csv").write_text(f"file,label\n{row}\n")
+    columns = "file,label" if table == "truth.csv" else "file,patient"
+    (folder / table).write_text(f"{columns}\n{row}\n")
     with pytest.raises(DataError, match=sentence) as caught:
-        validation_set.read(folder)
-    assert "maybe" not in str(caught.value)
-    assert ".dcm" not in str(caught.value)
+        (validation_set.read_truth if table == "truth.csv" else validation_set.read)(folder)
+    assert not any(said in str(caught.value) for said in ("maybe", "Jane", ".dcm"))
 
 
-def test_freezing_takes_the_validation_split_and_its_labels(tmp_path):
+def test_truths_have_to_be_of_just_the_cases(frozen):
+    cases = validation_set.read(frozen(GOOD))
+    with pytest.raises(DataError, match="1 cases have none, 1 are of no case"):
+        cases.labels({**dict.fromkeys(cases.names[1:], "positive"), "dicom/99.dcm": "positive"})
+    with pytest.raises(DataError, match="the truth of case 1 is not one of"):
+        cases.labels(dict.fromkeys(cases.names, "1"))
+
+
+def test_freezing_takes_the_split_its_labels_and_its_groups_and_numbers_the_patients(tmp_path):
     dataset = tmp_path / "dataset"
     (dataset / "dicom").mkdir(parents=True)
-    for name in "abc":
+    for name in "abcd":
         (dataset / "dicom" / f"{name}.dcm").write_text(name)
     index = {
-        "file": [f"dicom/{name}.dcm" for name in "abc"],
-        "label": [1, 0, 1],
-        "split": ["validation", "validation", "test"],
+        "file": [f"dicom/{name}.dcm" for name in "abcd"],
+        "patient_id": ["P-77", "P-13", "P-13", "P-77"],
+        "label": [1, 0, 1, 0],
+        "split": ["validation", "validation", "test", "validation"],
     }
     pandas.DataFrame(index).to_parquet(dataset / "index.parquet")
-    assert validation_set.freeze(dataset, tmp_path / "frozen") == 2
-    assert validation_set.freeze(dataset, tmp_path / "frozen") == 2
+    first_letter = {"groups_of": lambda header: {"letter": header["file"][6]}}
+    assert validation_set.freeze(dataset, tmp_path / "frozen", **first_letter) == 3
+    assert validation_set.freeze(dataset, tmp_path / "frozen", **first_letter) == 3
     cases = validation_set.read(tmp_path / "frozen")
-    assert [(case.path.read_text(), case.label) for case in cases] == [("a", 1), ("b", 0)]
+    labels = cases.labels(validation_set.read_truth(tmp_path / "frozen"))
+    assert [file.read_text() for file in cases.files] == ["a", "b", "d"]
+    assert labels.tolist() == [1, 0, 0]
+    assert cases.patient.tolist() == [0, 1, 0]
+    assert cases.groups["letter"].tolist() == ["a", "b", "d"]
+    assert "P-77" not in (tmp_path / "frozen" / "cases.csv").read_text()
+    before = cases.digest(labels)
+    assert before != cases.digest(1 - labels)
+    cases.files[0].write_text("A")
+    assert before != cases.digest(labels)
     with pytest.raises(DataError, match="no image in the split 'train'"):
         validation_set.freeze(dataset, tmp_path / "other", split="train")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "frozen"]
@@ -176,18 +222,52 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory):
+def keys(tmp_path_factory):
+    """The folder of the pair that packages are signed with, and of the gate's own key."""
+    folder = tmp_path_factory.mktemp("keys")
+    ensure_keys(folder)
+    signed.make_key(folder / "gate.key")
+    return folder
+
+
+@pytest.fixture
+def package(tmp_path, keys):
+    """Writes and signs a package that says `changes`, and gives its folder; it has no detectors."""
+
+    def write(**changes):
+        folder = tmp_path / "draft"
+        folder.mkdir()
+        lineage = {"intended_use": INTENDED_USE, "hyperparameters": {"epochs": 12, "seed": 7}}
+        model = {"name": "opacity", "architecture": "efficientnet-b0", "lineage": lineage, **changes}
+        age = {"kind": "number", "missing": 0, "min": 20, "max": 90}
+        modality = {"kind": "category", "missing": 0, "counts": {"DX": 400}}
+        profile = {"images": 400, "patients": 90, "fields": {"age_years": age, "modality": modality}}
+        for name, content in (("model", model), ("profile", profile), ("contract", {"size_px": 96})):
+            (folder / f"{name}.json").write_text(json.dumps(content))
+        manifest = json.dumps({"files": describe_files(folder)}).encode()
+        (folder / "manifest.json").write_bytes(manifest)
+        folder = folder.rename(tmp_path / hashlib.sha256(manifest).hexdigest())
+        sign_package(folder, keys / "signing.key")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory, keys):
     """(gate url, metrics url) of the real Seldon microservice."""
     if not GUARD_PYTHON.exists():
         pytest.skip("the guard environment is not made")
     http_port, metrics_port = free_port(), free_port()
     log = tmp_path_factory.mktemp("gate") / "gate.log"
+    named = {"VERIFY_KEY": "signing.pub", "GATE_KEY": "gate.key"}
+    environment = {f"HOUNSFIELD_{name}_FILE": str(keys / file) for name, file in named.items()}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(GUARD_PYTHON), "-m", "serving.gate", "--host", "127.0.0.1", "--service-type", "MODEL",
              "--http-port", str(http_port), "--metrics-port", str(metrics_port),
              "--grpc-workers", "0", "--threads", "2", "--log-level", "WARNING"],
-            cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", **environment},
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     url, metrics_url = f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{metrics_port}/metrics"
@@ -228,45 +308,210 @@ def counters(metrics_url):
     return found["seldon_validator_total"], found["seldon_validator_passed_total"]
 
 
-def test_the_gate_passes_a_good_candidate_and_counts_it(gate, serve, frozen):
-    before = counters(gate[1])
-    verdict = request_verdict(gate[0], serve("4"), serve("3"), frozen(GOOD), POLICY, candidate_version="4")
-    assert verdict.passed, verdict.reasons
-    assert verdict.numbers["candidate"]["auroc"] == 0.875
-    assert verdict.numbers["champion"]["model_versions"] == ["3"]
+@pytest.fixture
+def ask(gate, serve, package, frozen):
+    """Has a candidate judged, the model `serve` gives unless `changes` name another."""
+
+    def judged(answers=GOOD, champion=None, folder=None, **changes):
+        folder = folder or package()
+        question = {
+            "candidate_url": changes.pop("candidate_url", None) or serve("4", digest=folder.name),
+            "candidate_version": "4",
+            "package_digest": folder.name,
+            "package_dir": folder,
+            "champion_url": champion,
+            "validation_dir": frozen(answers),
+            "policy": POLICY,
+            "plan": PLAN,
+        }
+        return request_verdict(gate[0], **{**question, **changes})
+
+    return judged
+
+
+def test_the_gate_passes_a_good_candidate_counts_it_and_signs_what_it_judged(gate, keys, ask, serve, package):
+    before, folder = counters(gate[1]), package()
+    judged = ask(champion=serve("3", digest="c" * 64), folder=folder)
+    assert judged.passed, judged.reasons
+    assert judged.verdict["numbers"]["candidate"]["auroc"] == 0.875
+    assert judged.verdict["numbers"]["champion"]["model_versions"] == ["3"]
+    standings = {check["name"]: check["standing"] for check in judged.verdict["checks"]}
+    assert standings.pop("drift") == "UNASSESSABLE"
+    assert set(standings.values()) == {"PASS"}
     after = counters(gate[1])
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+    gate_key = signed.key_name(signed.load_key(keys / "gate.key"))
+    Admission(gate_key, POLICY.digest, PLAN.digest).check(judged.entry, folder.name, "c" * 64)
 
 
-def test_the_gate_fails_a_bad_candidate_and_counts_that(gate, serve, frozen):
+def test_the_gate_fails_a_bad_candidate_and_counts_that(gate, ask):
     before = counters(gate[1])
     worse = [(said, "negative" if label == "positive" else "positive") for said, label in GOOD]
-    verdict = request_verdict(gate[0], serve(), None, frozen(worse), POLICY)
-    assert not verdict.passed
-    assert "AUROC 0.125 is below the floor of 0.750" in verdict.reasons
+    judged = ask(worse)
+    assert not judged.passed
+    assert "AUROC 0.125 is below the bound of 0.75" in judged.reasons
     after = counters(gate[1])
     assert (after[0] - before[0], after[1] - before[1]) == (1, 0)
 
 
-def test_a_candidate_that_does_not_answer_fails_the_gate(gate, frozen):
-    verdict = request_verdict(gate[0], "http://127.0.0.1:1", None, frozen(GOOD), POLICY)
-    assert not verdict.passed
-    assert "no model answers at http://127.0.0.1:1" in verdict.reasons[0]
+def test_a_model_that_does_not_answer_fails_the_gate(gate, ask, serve):
+    before = counters(gate[1])
+    judged = ask(candidate_url="http://127.0.0.1:1")
+    assert not judged.passed
+    assert "no model answers at http://127.0.0.1:1" in judged.reasons[0]
+    assert judged.entry["statement"]["passed"] is False
+    after = counters(gate[1])
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 0)
 
 
-def test_a_candidate_of_another_version_fails_the_gate(gate, serve, frozen):
-    verdict = request_verdict(gate[0], serve("3"), None, frozen(GOOD), POLICY, candidate_version="4")
-    assert verdict.reasons == ("model version 4 was to be judged, but 3 answered",)
+def test_a_champion_that_does_not_answer_is_not_beaten(ask):
+    assert "no model answers" in ask(champion="http://127.0.0.1:1").reasons[0]
 
 
-def test_a_question_that_makes_no_sense_is_refused_with_a_sentence(gate, serve, tmp_path):
-    with pytest.raises(
-        GuardError, match=r"the validation gate refused: the validation set has no truth\.csv"
+def test_another_model_than_the_candidate_is_not_judged_in_its_place(ask, serve):
+    judged = ask(candidate_url=serve("3", digest="e" * 64))
+    assert judged.reasons[0] == "model version 4 was to be judged, but 3 answered"
+    assert "but eeeeeeeeeeee answered" in judged.reasons[1]
+
+
+def test_an_altered_or_unsigned_package_fails_the_gate(ask, package):
+    folder = package()
+    (folder / "model.sig").unlink()
+    judged = ask(folder=folder)
+    assert not judged.passed
+    assert f"model package {folder.name[:12]} is not signed: it holds no model.sig" in judged.reasons
+
+
+def test_a_candidate_outside_the_change_plan_fails_the_gate_with_the_line(ask, package):
+    judged = ask(folder=package(architecture="vit"))
+    assert judged.reasons == ("change-plan.yaml line 7: the architecture 'vit' is not listed",)
+
+
+def test_a_package_without_detectors_holds_unless_the_policy_says_otherwise(ask):
+    judged = ask(policy=dataclasses.replace(POLICY, drift_when_unassessable="hold"))
+    assert not judged.passed
+    assert "drift of the inputs is UNASSESSABLE" in judged.reasons[0]
+
+
+def post(gate, call, body):
+    return requests.post(f"{gate[0]}/api/v1.0/{call}", json=body, timeout=5)
+
+
+def test_a_question_that_makes_no_sense_is_refused_with_a_sentence(gate, ask, tmp_path):
+    with pytest.raises(GuardError, match=r"the validation gate refused: policy: gate: min_auroc is 7"):
+        ask(policy=dataclasses.replace(POLICY, min_auroc=7))
+    for body, sentence in (
+        ({"jsonData": {}}, "must have the key 'replay', a mapping, or the key 'judge'"),
+        ({"jsonData": {"replay": {}}}, "the question lacks the key 'candidate_url'"),
+        ({"jsonData": {"judge": "gone"}}, "knows no replay of that id"),
     ):
-        request_verdict(gate[0], serve(), None, tmp_path, POLICY)
-    answer = requests.post(f"{gate[0]}/api/v1.0/predictions", json={"jsonData": {}}, timeout=5)
-    assert answer.status_code == 400
-    assert "lacks the key 'candidate_url'" in answer.json()["status"]["info"]
+        answer = post(gate, "predictions", body)
+        assert (answer.status_code, sentence in answer.json()["status"]["info"]) == (400, True), answer.text
+    no_truth = {"request": {"data": {"ndarray": ["gone"]}}, "truth": {"data": {"ndarray": ["x"]}}}
+    assert "pairs of file and label" in post(gate, "feedback", no_truth).json()["status"]["info"]
+
+
+def test_without_its_truths_or_twice_nothing_is_judged(gate, serve, frozen, package):
+    folder = package()
+    question = {
+        "candidate_url": serve("4", digest=folder.name), "candidate_version": "4", "champion_url": None,
+        "package_digest": folder.name, "package_dir": str(folder), "validation_dir": str(frozen(GOOD)),
+        "model_name": "opacity", "policy": POLICY.as_dict(), "plan": PLAN.as_dict(),
+    }  # fmt: skip
+    replay_id = post(gate, "predictions", {"jsonData": {"replay": question}}).json()["jsonData"]["replay"]
+    judged = post(gate, "predictions", {"jsonData": {"judge": replay_id}}).json()["jsonData"]
+    assert judged["verdict"]["passed"] is False
+    assert judged["verdict"]["reasons"] == ["the gate was not told the truths of the validation set"]
+    assert post(gate, "predictions", {"jsonData": {"judge": replay_id}}).status_code == 400
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_prometheus_gives_the_share_of_passes(gate, ask, package, tmp_path):
+    target = gate[1].removeprefix("http://").removesuffix("/metrics")
+    (tmp_path / "prometheus.yml").write_text(
+        "scrape_configs:\n- job_name: gate\n  scrape_interval: 200ms\n"
+        f"  static_configs:\n  - targets: ['{target}']\n"
+    )
+    port = free_port()
+    process = subprocess.Popen(
+        ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
+         f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"],
+        stdout=subprocess.DEVNULL, stderr=(tmp_path / "log").open("wb"), start_new_session=True,
+    )  # fmt: skip
+    query = (
+        "sum(rate(seldon_validator_passed_total[5m])) / sum(rate(seldon_validator_total[5m]))"
+        " and sum(increase(seldon_validator_total[5m])) > 2.5"
+    )
+    bad = [("0.5", label) for _, label in GOOD]
+
+    def share():
+        url = f"http://127.0.0.1:{port}/api/v1/query"
+        found = requests.get(url, params={"query": query}, timeout=5).json()["data"]["result"]
+        return float(found[0]["value"][1]) if found else None
+
+    def seen(url):
+        found = requests.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": url}, timeout=5)
+        return bool(found.json()["data"]["result"])
+
+    try:
+        wait_until_ready((f"http://127.0.0.1:{port}/-/ready",), process, tmp_path / "log")
+        folder = package()
+        wait_for(lambda: seen("seldon_validator_total"))
+        for answers in (GOOD, GOOD, bad, GOOD):
+            ask(answers, folder=folder)
+        # Three passes of four; Prometheus extrapolates both by the same factor, so the share is exact.
+        wait_for(lambda: share() == pytest.approx(0.75))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(is_so):
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.1)
+
+
+def read_by_both(folder, keys):
+    """What model-signing says of a package in the main environment, and what the gate's own reading does."""
+    from hounsfield.package.sign import verify_package
+
+    digests = {name: entry["sha256"] for name, entry in describe_files(folder).items()}
+    said = []
+    for read in (
+        lambda: verify_package(folder, digests, keys / "signing.pub"),
+        lambda: read_candidate(folder, folder.name, keys / "signing.pub"),
+    ):
+        try:
+            read()
+            said.append("")
+        except PackageError as error:
+            said.append(str(error))
+    return said
+
+
+def test_the_gate_reads_a_signature_as_model_signing_does(package, keys, tmp_path):
+    folder = package()
+    assert read_by_both(folder, keys) == ["", ""]
+    (folder / "contract.json").write_text('{"size_px": 97}')
+    assert all("contract.json is not the file" in said for said in read_by_both(folder, keys))
+    (folder / "contract.json").write_text('{"size_px": 96}')
+    (folder / "extra").write_text("")
+    assert all("extra" in said for said in read_by_both(folder, keys))
+    (folder / "extra").unlink()
+    bundle = json.loads((folder / "model.sig").read_text())
+    other = tmp_path / "other"
+    sign_package(folder, ensure_keys(other)[0])
+    assert all("not made with the key" in said for said in read_by_both(folder, keys))
+    payload = base64.b64decode(bundle["dsseEnvelope"]["payload"])
+    bundle["dsseEnvelope"]["payload"] = base64.b64encode(payload + b" ").decode()
+    (folder / "model.sig").write_text(json.dumps(bundle))
+    assert all("not made with the key" in said for said in read_by_both(folder, keys))
+    (folder / "model.sig").write_text("{}")
+    assert all("is not a signature of model-signing" in said for said in read_by_both(folder, keys))
+    with pytest.raises(PackageError, match="is another one"):
+        read_candidate(folder, "0" * 64, keys / "signing.pub")
 
 
 def test_the_gate_listens_on_the_loopback_interface_only(gate):
@@ -281,7 +526,8 @@ def test_the_gate_listens_on_the_loopback_interface_only(gate):
 
 @pytest.mark.skipif(not GUARD_PYTHON.exists(), reason="the guard environment is not made")
 def test_the_guard_environment_can_import_all_of_the_rollout():
-    modules = ["policy", "evidence", "decide", "gate", "replay", "controller", "manifest", "ledger", "scrape"]
+    modules = ["policy", "evidence", "decide", "gate", "replay", "controller", "manifest", "ledger", "scrape",
+               "approvals", "change_plan", "candidate", "admission"]  # fmt: skip
     done = subprocess.run(
         [str(GUARD_PYTHON), "-c", "; ".join(f"import hounsfield.rollout.{module}" for module in modules)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
@@ -289,6 +535,10 @@ def test_the_guard_environment_can_import_all_of_the_rollout():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_gate_that_is_not_there_is_named(tmp_path):
+def test_a_gate_that_is_not_there_is_named(frozen, tmp_path):
+    question = {"candidate_version": "4", "package_digest": "d" * 64, "package_dir": tmp_path}
     with pytest.raises(GuardError, match=r"does not answer at http://127\.0\.0\.1:1; is it running"):
-        request_verdict("http://127.0.0.1:1", "http://127.0.0.1:2", None, tmp_path, POLICY)
+        request_verdict(
+            "http://127.0.0.1:1", candidate_url="http://127.0.0.1:2", champion_url=None,
+            validation_dir=frozen(GOOD), policy=POLICY, plan=PLAN, **question,
+        )  # fmt: skip

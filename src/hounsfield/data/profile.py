@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import pandas as pd
+
+from hounsfield.dicom.groups import ATTRIBUTES, groups_of, manufacturers
 
 CATEGORIES = (
     "label", "split", "modality", "manufacturer", "view_position", "patient_sex", "bits_stored",
@@ -37,3 +43,9 @@ def profile(index: pd.DataFrame) -> dict:
                 "max": float(values.max()),
             }
     return {"images": len(index), "patients": int(index["patient_id"].nunique()), "fields": fields}
+
+
+def header_groups(dataset: Path) -> Callable[[Mapping[str, object]], dict[str, str]]:
+    """What gives the groups of one row of the index of `dataset`, as a server gives them to its log."""
+    known = manufacturers(json.loads((dataset / "profile.json").read_text(encoding="utf-8")))
+    return lambda header: dict(zip(ATTRIBUTES, groups_of(header, known), strict=True))

@@ -30,6 +30,9 @@ LOGS_FOLDER = "/var/log/hounsfield"
 DRIFT_FOLDER = "/var/lib/hounsfield/drift"
 """Where the drift worker finds the logs of all pods, and keeps its state."""
 
+GATE_KEY_FOLDER, GATE_KEY = "/etc/hounsfield/gate", "gate.key"
+"""Where the gate finds the key that it signs its verdicts with."""
+
 GATE_COMPONENT = "serving.gate.Gate.Gate"
 DRIFT_WORKER = "hounsfield.drift.watch"
 
@@ -132,7 +135,7 @@ def predictor(
         raise refuse(f"{where} ports", sorted(named))
     by_container_port = {number: local[name] for name, number in named.items()}
     host = f"{metadata['name']}-predictor"
-    folder = _package_folder(model.get("storageUri", NOTHING), where)
+    folder = package_folder(model.get("storageUri", NOTHING), where)
     if folder is None:
         return None, Service(host, role, {})
     process = Process(
@@ -170,7 +173,7 @@ def explainer(service: Mapping[str, Any], machine: Machine) -> tuple[Process | N
     storage_uri = environment.pop("STORAGE_URI", NOTHING)
     if storage_uri != service["spec"]["predictor"]["model"].get("storageUri", NOTHING):
         raise RolloutError(f"{where}: STORAGE_URI {storage_uri!r} is not the predictor's package")
-    folder = _package_folder(storage_uri, where)
+    folder = package_folder(storage_uri, where)
     if folder is None:
         return None, Service(name, role, {})
     port = one(container["ports"], f"{where} ports")
@@ -211,7 +214,7 @@ def gate(deployment: Mapping[str, Any], machine: Machine) -> Process:
     command = [*container.get("command", []), *container.get("args", [])]
     if command[:2] != ["seldon-core-microservice", GATE_COMPONENT]:
         raise refuse(f"{where} container command", " ".join(command))
-    ports = machine.ports
+    ports, keys = machine.ports, dict.fromkeys((KEYS_FOLDER, GATE_KEY_FOLDER), machine.home / "keys")
     return Process(
         name=f"{deployment['metadata']['name']}",
         # Seldon's own command listens on every interface; serving.gate is the same on one of them.
@@ -223,7 +226,10 @@ def gate(deployment: Mapping[str, Any], machine: Machine) -> Process:
             "PREDICTIVE_UNIT_GRPC_SERVICE_PORT": str(ports.gate_grpc),
             "PREDICTIVE_UNIT_METRICS_SERVICE_PORT": str(ports.gate_metrics),
             "GRPC_WORKERS": "0",  # the graph asks for REST, and Seldon's gRPC server has no `--host`
-            **_environment(container, where, deployment["metadata"]["name"]),
+            **{
+                name: _localised(f"={value}", keys, {}, where)[1:]
+                for name, value in _environment(container, where, deployment["metadata"]["name"]).items()
+            },
         },
         ready_url=f"http://{HOST}:{ports.gate}/health/ping",
     )
@@ -290,7 +296,8 @@ def _merge(runtime: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, An
     return {**runtime, **replaced, "args": args, "env": list(env.values())}
 
 
-def _package_folder(storage_uri: str, where: str) -> Path | None:
+def package_folder(storage_uri: str, where: str) -> Path | None:
+    """The folder that a storageUri names, None for `none`; PlatformError for anywhere but this machine."""
     if storage_uri == NOTHING:
         return None
     uri = urlsplit(storage_uri)

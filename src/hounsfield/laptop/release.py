@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,23 @@ from hounsfield.errors import RegistryError
 from hounsfield.laptop import stack
 from hounsfield.laptop.callers import make_api_key
 from hounsfield.laptop.ports import HOST, Ports
+from hounsfield.laptop.processes import GATE_KEY, package_folder
 from hounsfield.laptop.tls import write_private
 from hounsfield.registry.registry import CHAMPION, Registry
-from hounsfield.rollout import manifest
-from hounsfield.rollout.actuator import GitActuator
+from hounsfield.rollout import admission as gate_record
+from hounsfield.rollout import approvals, manifest, signed
+from hounsfield.rollout.actuator import GitActuator, alone
+from hounsfield.rollout.admission import Admission
+from hounsfield.rollout.change_plan import ChangePlan, load_change_plan
 from hounsfield.rollout.controller import PROMOTED, Event, SystemClock, run_canary
-from hounsfield.rollout.gate_client import request_verdict
+from hounsfield.rollout.gate_client import Judged, request_verdict
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.manifest import Revision
 from hounsfield.rollout.notify import Notifier
-from hounsfield.rollout.policy import Policy, load_policy
+from hounsfield.rollout.pairs import Pairs, WithPairs
+from hounsfield.rollout.policy import Policy, load_policy, policy_file
 from hounsfield.rollout.scrape import ScrapeProvider
+from hounsfield.rollout.timeline import timeline
 
 NOTHING = Revision(storage_uri="none", model_version="0", package_digest="none")
 
@@ -55,14 +61,15 @@ def release(
     candidate = _revision(registration["candidate"])
     registry = Registry(home.mlflow_uri)
     manifest.seed_tree(stack.REPO / "manifests", home.tree)
-    manifest.recover(home.tree)
     champion = registry.by_alias(CHAMPION)
     if champion is None:
         raise RegistryError(
             f"the registry {home.mlflow_uri} has no champion: run `make run`, which registers one"
         )
-    _serve_champion(home, _revision(dataclasses.asdict(champion)))
-    with _stack(home, port, say):
+    with alone(home.tree), contextlib.ExitStack() as running:
+        manifest.recover(home.tree)
+        _serve_champion(home, _revision(dataclasses.asdict(champion)))
+        running.enter_context(_stack(home, port, say))
         return _release(home, registry, candidate, validation_set, say, on_event)
 
 
@@ -95,17 +102,24 @@ def _release(
         result["no_rollout"] = f"version {candidate.model_version} is the champion already"
         return result | {"endpoints": endpoints(home)}
 
-    _serve_candidate(home, candidate)
-    policy = load_policy(home.tree / "base" / "rollout" / "policy.yaml")
-    say(f"gate: replaying the validation set through version {candidate.model_version}")
-    verdict = ask_gate(home, policy, validation_set, candidate)
-    result["gate"] = verdict.as_dict()
-    if not verdict.passed:
-        _withdraw(home, "the gate failed it")
-        result["no_rollout"] = f"the gate refused it: {'; '.join(verdict.reasons)}"
+    if candidate.package_digest in Ledger(home.ledger).taken_back():
+        version = candidate.model_version
+        result["no_rollout"] = (
+            f"version {version} was champion before, and labels took it back: train another"
+        )
         return result | {"endpoints": endpoints(home)}
 
-    began = datetime.datetime.now(datetime.UTC).timestamp()
+    _serve_candidate(home, candidate)
+    policy, plan = load_policy(policy_file(home.tree, "laptop")), load_plan(home)
+    say(f"gate: replaying the validation set through version {candidate.model_version}")
+    judged = ask_gate(home, policy, plan, validation_set, candidate)
+    Ledger(home.ledger).record(gate_record.KIND, time.time(), entry=judged.entry, verdict=judged.verdict)
+    result["gate"] = judged.verdict
+    if not judged.passed:
+        _withdraw(home, "the gate failed it")
+        result["no_rollout"] = f"the gate refused it: {'; '.join(judged.reasons)}"
+        return result | {"endpoints": endpoints(home)}
+
     ports = served_ports(home)
     provider = ScrapeProvider(
         {
@@ -113,35 +127,55 @@ def _release(
             "canary": f"http://{HOST}:{ports.canary_http}/metrics",
         }
     )
+    actuator = GitActuator(home.tree, lambda: stack.apply(home))
+    if any(guardrail.name == "agreement" for guardrail in policy.guardrails):
+        provider = WithPairs(provider, Pairs(home.root / "log", actuator.revisions()))
+    ledger = Ledger(home.ledger)
     with stream(home, validation_set), Notifier(policy.notifications) as notify:
         rollout = run_canary(
             policy,
             provider,
-            GitActuator(home.tree, lambda: stack.apply(home)),
-            Ledger(home.ledger),
+            actuator,
+            ledger,
             SystemClock(),
             lambda event: (on_event(event), notify(event)),
+            admission=admission(home, policy, plan),
         ).as_dict()
-        for step in rollout["steps"]:
-            step["at_s"] = step["at"] - began
+        rollout["timeline"] = timeline(ledger.stories()[-1])
         if rollout["outcome"] == PROMOTED:
-            _finish_promotion(home, registry, candidate, rollout["steps"][-1])
+            _finish_promotion(home, registry, candidate, (rollout["steps"] or [{}])[-1])
             result["promoted"] = True
     result["rollout"] = rollout
     return result | {"endpoints": endpoints(home)}
 
 
-def ask_gate(home: Home, policy: Policy, validation_set: Path, candidate: Revision):
+def ask_gate(
+    home: Home, policy: Policy, plan: ChangePlan, validation_set: Path, candidate: Revision
+) -> Judged:
     """The Seldon gate's verdict on the canary revision, asked past the traffic split."""
     ports = served_ports(home)
     return request_verdict(
         f"http://{HOST}:{ports.gate}",
-        f"http://{HOST}:{ports.canary_http}",
-        f"http://{HOST}:{ports.stable_http}",
-        validation_set,
-        policy.gate,
+        candidate_url=f"http://{HOST}:{ports.canary_http}",
         candidate_version=candidate.model_version,
+        package_digest=candidate.package_digest,
+        package_dir=package_folder(candidate.storage_uri, "the candidate"),
+        champion_url=f"http://{HOST}:{ports.stable_http}",
+        validation_dir=validation_set,
+        policy=policy.gate,
+        plan=plan,
     )
+
+
+def load_plan(home: Home) -> ChangePlan:
+    """The change plan of the tree."""
+    return load_change_plan(home.tree / "base" / "rollout" / "change-plan.yaml")
+
+
+def admission(home: Home, policy: Policy, plan: ChangePlan) -> Admission:
+    """What a pass of this home's gate has to be about."""
+    gate_key = signed.key_name(signed.ensure_key(home.keys / GATE_KEY))
+    return Admission(gate_key, policy.gate.digest, plan.digest)
 
 
 @contextlib.contextmanager
@@ -235,11 +269,22 @@ def _withdraw(home: Home, why: str) -> None:
     stack.apply(home)
 
 
+def _require_approvals(home: Home, candidate: Revision) -> None:
+    """As many signed approvals as the policy asks of a promotion, in the rollout that led to it."""
+    policy, ledger = load_policy(policy_file(home.tree, "laptop")), Ledger(home.ledger)
+    begun = [s.started_at for s in ledger.stories() if s.revisions["canary"] == candidate.package_digest]
+    since = begun[-1] if begun else 0.0
+    approvals.require_promotion(ledger.entries(approvals.KIND), policy, candidate.package_digest, since)
+
+
 def _finish_promotion(
     home: Home, registry: Registry, candidate: Revision, verdict: Mapping[str, Any]
 ) -> None:
     """Make the candidate stable while the canary has all traffic, then hand the traffic back to stable."""
-    version = candidate.model_version
+    version, champion = candidate.model_version, registry.by_alias(CHAMPION)
+    is_new = champion is None or champion.version != int(version)
+    if is_new:
+        _require_approvals(home, candidate)
     _set(home, "stable", candidate, f"Promote version {version} to stable", verdict)
     stack.apply(home)
     if manifest.weights(home.tree) != (100, 0):
@@ -248,8 +293,7 @@ def _finish_promotion(
         stack.apply(home)
     _set(home, "canary", NOTHING, "Remove the canary: it is stable now")
     stack.apply(home)
-    champion = registry.by_alias(CHAMPION)
-    if champion is None or champion.version != int(version):
+    if is_new:
         registry.set_alias(CHAMPION, int(version))
         if champion is not None:
             registry.set_alias("previous", champion.version)

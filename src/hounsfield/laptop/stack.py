@@ -20,11 +20,12 @@ from hounsfield.errors import PlatformError, RolloutError
 from hounsfield.laptop import callers, envoy
 from hounsfield.laptop.plan import Machine, Plan, Ports, Process, make_plan, read_door
 from hounsfield.laptop.ports import HOST
+from hounsfield.laptop.processes import GATE_KEY
 from hounsfield.laptop.render import OVERLAY, render, set_gateway_port, set_secure
 from hounsfield.laptop.supervisor import State, Supervisor
 from hounsfield.laptop.tls import Certificate, ensure_certificate
 from hounsfield.progress import Reporter
-from hounsfield.rollout import manifest
+from hounsfield.rollout import manifest, signed
 
 REPO = Path(__file__).resolve().parents[3]
 """The clone: the servers' working folder, and where `manifests/` and `serving/` are."""
@@ -190,7 +191,8 @@ def _secure(home: Home, secure: bool) -> None:
 
 
 def _credentials(home: Home, plan: Plan) -> Certificate | None:
-    """What Envoy must find on this machine before it reads files that name it."""
+    """What the gate, and Envoy, must find on this machine before they read files that name it."""
+    signed.ensure_key(home.keys / GATE_KEY)
     if plan.asks_who:
         callers.ensure_files(home.access)
     return ensure_certificate(home.tls) if plan.door.secret else None

@@ -15,6 +15,8 @@ from hounsfield.rollout import signed
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from hounsfield.rollout.policy import Policy
+
 KIND = "approval"
 FIELDS = {"package_digest", "step", "at"}
 
@@ -52,6 +54,23 @@ def approver(
     if isinstance(at, bool) or not isinstance(at, int | float) or not at >= since:
         raise RolloutError(f"the approval of {name} was signed before this rollout began")
     return name
+
+
+def require_promotion(entries: Iterable[Any], policy: Policy, package_digest: str, since: float) -> None:
+    """Return if as many different approvers as `policy` asks for have signed the promotion since `since`.
+
+    They sign the step before all of the traffic. RolloutError says who has and how many are wanting.
+    """
+    wanted = policy.promotion_approvals
+    if not wanted:
+        return
+    step = policy.all_steps[-2].name
+    names = given(entries, policy.approvers, package_digest, step, since)
+    if len(names) < wanted:
+        raise RolloutError(
+            f"the promotion of {package_digest[:12]} needs {wanted} different approvers, and "
+            f"{len(names)} signed it{': ' + ', '.join(names) if names else ''}"
+        )
 
 
 def given(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hounsfield.errors import RolloutError
 from hounsfield.rollout import approvals, decide, outcomes
 from hounsfield.rollout.actuator import Actuator, SomeoneElseError
+from hounsfield.rollout.admission import Admission
 from hounsfield.rollout.decide import Decision, Verdict
 from hounsfield.rollout.evidence import MetricsProvider, Observation, Watch
 from hounsfield.rollout.ledger import Ledger, Story
@@ -92,14 +93,17 @@ def run_canary(
     ledger: Ledger,
     clock: Clock,
     on_event: Callable[[Event], None] = lambda event: None,
+    *,
+    admission: Admission,
 ) -> RolloutResult:
     """Take the canary through the policy's steps until it is promoted, rolled back, or someone else steps in.
 
     Starts from the tree's present weight. A rollout of the same policy and revisions that the ledger has no
     end of is gone on with, evidence and all: starting over would spend the policy's alphas a second time.
-    Raises RolloutError when the weight is not one of the policy's.
+    Raises RolloutError when the weight is not one of the policy's, or when the ledger has no pass of the gate
+    that satisfies `admission`: then nothing has moved.
     """
-    return _Canary(policy, provider, actuator, ledger, clock, on_event).run()
+    return _Canary(policy, provider, actuator, ledger, clock, on_event, admission).run()
 
 
 @dataclass
@@ -110,6 +114,7 @@ class _Canary:
     ledger: Ledger
     clock: Clock
     on_event: Callable[[Event], None]
+    admission: Admission
 
     def run(self) -> RolloutResult:
         self.steps: list[StepResult] = []
@@ -123,11 +128,14 @@ class _Canary:
                 f"({', '.join(map(str, weights))}); set it to one of them, or to 0"
             )
         revisions = self.actuator.revisions()
+        if self.traffic.weight == 100 and self.ledger.has_promoted(revisions):
+            return RolloutResult(PROMOTED, "every step of the policy was passed before", ())
         story = self.ledger.unfinished(self.policy.digest, revisions)
         self.state = decide.begin(self.policy, story.started_at if story else self.clock.now())
         for observation in story.observations if story else ():
             self.state = decide.observe(self.state, observation)
         self.labels = outcomes.Inbox(self.ledger, self.state.started_at, story.outcomes_seen if story else ())
+        self.admission.require(self.ledger, revisions["canary"], revisions["stable"])
         self._tell(
             "rollout_started",
             f"from {self.traffic.weight} %" + (", going on with what the ledger holds" if story else ""),

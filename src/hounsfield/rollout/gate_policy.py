@@ -35,7 +35,8 @@ class GapPolicy:
 class GatePolicy:
     """Rates, areas and errors are 0 to 1. What must be shown is shown at `confidence`, one-sided.
 
-    `drift_alpha` is the chance that a frozen set like the model's reference is taken for a shifted one.
+    `drift_alpha` is the chance that a frozen set like the model's reference is taken for a shifted one, if its
+    images were independent; ADR 12 has what it is when they are not.
     """
 
     min_auroc: float = 0.75
@@ -51,7 +52,7 @@ class GatePolicy:
     max_refusals: int = 0
     min_cases: int = 30
     min_positives: int = 5
-    drift_alpha: float = 0.01
+    drift_alpha: float = 0.001
     drift_when_unassessable: str = HOLD
     subgroups: GapPolicy = field(default_factory=GapPolicy)
 

@@ -101,6 +101,11 @@ class Ledger:
                 found.append({**record_of(line), "hash": head.hash})
         return found, Mark(offset, head)
 
+    def has_promoted(self, revisions: Mapping[str, str]) -> bool:
+        """Whether the last rollout was of these revisions and ended with a promotion."""
+        last = next(iter(self.stories()[-1:]), None)
+        return last is not None and last.outcome == "promoted" and last.revisions == dict(revisions)
+
     def taken_back(self) -> frozenset[str]:
         """Digests of the packages that labels have proven to be worse after their promotion."""
         return frozenset(
@@ -152,7 +157,8 @@ def replay_ledger(ledger: Ledger) -> int:
             recorded = record["verdict"]
             if recorded != verdict.as_dict():
                 raise ChainError(
-                    f"record {record['hash'][:12]}: {recorded['decision']} at {record['weight']} % and its "
+                    f"record {record['hash'][:12]}: {recorded['decision']} at "
+                    f"{record['observation']['weight']} % and its "
                     f"numbers do not follow from the observations, which give {verdict.decision}"
                 )
             count += 1

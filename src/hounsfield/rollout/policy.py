@@ -154,6 +154,12 @@ def load_policy(path: Path) -> Policy:
     return Policy.from_mapping(values, path.name, line_of)
 
 
+def policy_file(tree: Path, overlay: str) -> Path:
+    """The policy of an overlay: its own `policy.yaml` where it has one, else the base's."""
+    own = tree / "overlays" / overlay / "policy.yaml"
+    return own if own.is_file() else tree / "base" / "rollout" / "policy.yaml"
+
+
 def _build(values: Mapping[str, Any]) -> Policy:
     strategy = values.get("strategy", "canary")
     asked = int(values["min_requests"])

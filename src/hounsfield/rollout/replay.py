@@ -6,6 +6,7 @@ import base64
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,72 +15,76 @@ import requests
 
 from hounsfield.config import CLASS_NAMES, MODEL_NAME
 from hounsfield.errors import ServingError
-from hounsfield.rollout import validation_set
-from hounsfield.rollout.gate import Measurements
+from hounsfield.rollout.measurements import Answers
+
+OUTPUTS = ("probability", "label", "refusal", "embedding")
+
+
+@dataclass(frozen=True)
+class _Row:
+    probability: float
+    is_positive: bool
+    embedding: np.ndarray | None
 
 
 def replay(
     url: str,
-    folder: Path,
+    files: Sequence[Path],
     model_name: str = MODEL_NAME,
     timeout_s: float = 10.0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Measurements:
-    """Send every case, one file a request, and measure the answers.
+) -> Answers:
+    """Send every file, one a request, and keep the answers in that order.
 
     `url` is the server's address without a path. Raises ServingError when the model is not ready there; a
     single request that fails is counted as an error, an element that the server refuses as a refusal.
     """
-    cases = validation_set.read(folder)
     address = f"{url.rstrip('/')}/v2/models/{model_name}"
-    truths, probabilities, called_positive, latencies_s, versions = [], [], [], [], set()
+    rows: list[_Row | None] = []
+    latencies_s, versions, digests = [], set(), set()
     errors = refusals = 0
     with requests.Session() as session:
         session.trust_env = False  # a proxy of the hospital's network has no part in this
         _check_ready(session, address, timeout_s)
-        for done, case in enumerate(cases, start=1):
+        for done, file in enumerate(files, start=1):
+            content = file.read_bytes()
             started_s = time.perf_counter()
-            answer = _infer(session, address, case.path.read_bytes(), timeout_s)
+            answer = _infer(session, address, content, timeout_s)
             latencies_s.append(time.perf_counter() - started_s)
-            on_progress(done, len(cases))
+            on_progress(done, len(files))
+            rows.append(None)
             if answer is None:
                 errors += 1
                 continue
             versions.add(str(answer.get("model_version") or ""))
-            outputs = {output["name"]: output["data"][0] for output in answer["outputs"]}
-            if outputs.get("refusal"):
+            digests.add(str((answer.get("parameters") or {}).get("package_digest") or ""))
+            outputs = _outputs(answer)
+            if outputs["refusal"][0]:
                 refusals += 1
-                continue
-            truths.append(case.label)
-            probabilities.append(float(outputs["probability"]))
-            called_positive.append(outputs["label"] == CLASS_NAMES[1])
-    return Measurements(
-        cases=len(cases),
-        scored=len(truths),
-        positives=sum(truths),
+            else:
+                embedding = np.array(outputs["embedding"], np.float32) if "embedding" in outputs else None
+                is_positive = outputs["label"][0] == CLASS_NAMES[1]
+                rows[-1] = _Row(float(outputs["probability"][0]), is_positive, embedding)
+    return Answers(
+        is_scored=np.array([row is not None for row in rows], dtype=bool),
+        probability=np.array([row.probability if row else math.nan for row in rows]),
+        called=np.array([row is not None and row.is_positive for row in rows], dtype=bool),
         errors=errors,
         refusals=refusals,
-        auroc=area_under_roc(truths, probabilities),
-        sensitivity=_share(called_positive, truths, 1, True),
-        specificity=_share(called_positive, truths, 0, False),
-        latency_p95_s=float(np.quantile(latencies_s, 0.95)),
-        model_versions=tuple(sorted(versions)),
+        latency_p95_s=float(np.quantile(latencies_s, 0.95)) if latencies_s else None,
+        versions=tuple(sorted(versions)),
+        digests=tuple(sorted(digests)),
+        embedding=_embeddings(rows),
     )
 
 
-def area_under_roc(truths: Sequence[int], scores: Sequence[float]) -> float | None:
-    """The chance that a positive case scores above a negative one, ties counting half; None without both
-    classes.
-
-    The rank formula of Mann and Whitney (1947), so that the guard environment needs no scikit-learn for it.
-    """
-    truth, score = np.asarray(truths, dtype=bool), np.asarray(scores, dtype=np.float64)
-    positives, negatives = score[truth], np.sort(score[~truth])
-    if not len(positives) or not len(negatives):
+def _embeddings(rows: Sequence[_Row | None]) -> np.ndarray | None:
+    """(N, E) with NaN where there was no answer; None unless every answer has one, of the same size."""
+    found = [row.embedding for row in rows if row is not None]
+    if not found or any(each is None or each.size != found[0].size for each in found):
         return None
-    below = np.searchsorted(negatives, positives, side="left")
-    not_above = np.searchsorted(negatives, positives, side="right")
-    return float((below + not_above).sum() / (2 * len(positives) * len(negatives)))
+    empty = np.full(found[0].size, np.nan, np.float32)
+    return np.stack([empty if row is None else row.embedding for row in rows])
 
 
 def _check_ready(session: requests.Session, address: str, timeout_s: float) -> None:
@@ -96,20 +101,24 @@ def _infer(
 ) -> dict[str, Any] | None:
     """The answer to one file, or None when it is an error or does not have the outputs of our predictor."""
     data = [base64.b64encode(content).decode("ascii")]
-    body = {"inputs": [{"name": "dicom", "datatype": "BYTES", "shape": [1], "data": data}]}
+    body = {
+        "inputs": [{"name": "dicom", "datatype": "BYTES", "shape": [1], "data": data}],
+        "outputs": [{"name": name} for name in OUTPUTS],
+    }
     try:
         response = session.post(f"{address}/infer", json=body, timeout=timeout_s)
         if response.status_code != 200:
             return None
         answer = response.json()
-        outputs = {output["name"]: output["data"][0] for output in answer["outputs"]}
-        if outputs.get("refusal"):
+        outputs = _outputs(answer)
+        if outputs["refusal"][0]:
             return answer
-        return answer if math.isfinite(float(outputs["probability"])) and "label" in outputs else None
-    except (requests.RequestException, ValueError, KeyError, TypeError, IndexError):
+        probability = float(outputs["probability"][0])
+        is_whole = 0 <= probability <= 1 and outputs["label"][0] in CLASS_NAMES
+        return answer if is_whole else None
+    except (requests.RequestException, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
 
 
-def _share(called_positive: list[bool], truths: list[int], truth: int, wanted: bool) -> float | None:
-    calls = [call for call, label in zip(called_positive, truths, strict=True) if label == truth]
-    return sum(call is wanted for call in calls) / len(calls) if calls else None
+def _outputs(answer: dict[str, Any]) -> dict[str, list[Any]]:
+    return {output["name"]: output["data"] for output in answer["outputs"]}

@@ -15,6 +15,7 @@ from hounsfield.rollout.controller import run_canary
 from hounsfield.rollout.evidence import Snapshot
 from hounsfield.rollout.ledger import Ledger, replay_ledger
 from hounsfield.rollout.policy import Policy, load_policy
+from tests.passes import admitted
 
 SHIPPED = load_policy(Path(__file__).parents[3] / "manifests/base/rollout/policy.yaml")
 
@@ -107,7 +108,9 @@ class World:
 @pytest.fixture
 def rollout(tmp_path):
     def run(world, policy=POLICY, on_event=lambda event: None):
-        return run_canary(policy, world, world, Ledger(tmp_path / "ledger.jsonl"), world, on_event)
+        ledger = Ledger(tmp_path / "ledger.jsonl")
+        admission = admitted(ledger, *world.revisions().values())
+        return run_canary(policy, world, world, ledger, world, on_event, admission=admission)
 
     run.ledger = tmp_path / "ledger.jsonl"
     return run
@@ -142,10 +145,10 @@ def test_the_ledger_holds_the_whole_story(rollout):
     rollout(world)
     records = list(Ledger(rollout.ledger).records())
     kinds = [record["kind"] for record in records]
-    assert kinds[0] == "rollout_started"
+    assert kinds[:2] == ["gate", "rollout_started"]
     assert kinds[-1] == "rollout_ended"
     assert kinds.count("weights_set") == 4
-    assert records[0]["policy_digest"] == POLICY.digest
+    assert records[1]["policy_digest"] == POLICY.digest
     assert records[-1]["outcome"] == "promoted"
 
 
@@ -424,6 +427,15 @@ def test_a_rollout_killed_among_the_first_callers_goes_on_there(rollout):
     result = rollout(world, policy)
     assert [(step.weight, step.first) for step in result.steps] == [(0, True), (100, False)]
     assert world.commits == 3
+
+
+def test_a_promotion_that_was_recorded_and_not_carried_out_needs_no_proof_again(rollout):
+    world = World()
+    assert rollout(world).outcome == "promoted"
+    looks, commits = world.sleeps, world.commits  # the process dies before the champion is moved
+    again = rollout(world)
+    assert (again.outcome, again.steps, world.sleeps, world.commits) == ("promoted", (), looks, commits)
+    assert len(Ledger(rollout.ledger).stories()) == 1
 
 
 def test_a_shadow_strategy_that_was_killed_after_its_end_does_not_begin_again(rollout):
