@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
 
 @dsl.pipeline(
     name="hounsfield-training",
-    description="DICOM -> read, ingest, preprocess, tune, train, evaluate, explain, fit-drift, package, "
+    description="DICOM -> read, ingest, preprocess, tune, train, evaluate, fit-drift, package, explain, "
     "register",
 )
 def training(
@@ -121,13 +121,6 @@ def training(
         model=trained.outputs["model"],
         baseline=trained.outputs["baseline"],
     )
-    explained = explain(
-        cases=explain_cases,
-        seed=seed,
-        tensors=tensors,
-        model=trained.outputs["model"],
-        evaluation=evaluated.outputs["evaluation"],
-    )
     watched = fit_drift(p_value=drift_p_value, seed=seed, evaluation=evaluated.outputs["evaluation"])
     packaged = package(
         git_commit=git_commit,
@@ -137,8 +130,14 @@ def training(
         evaluation=evaluated.outputs["evaluation"],
         baseline=trained.outputs["baseline"],
         baseline_evaluation=evaluated.outputs["baseline_evaluation"],
-        explanation=explained.outputs["explanation"],
         detectors=watched.outputs["detectors"],
+    )
+    explained = explain(
+        cases=explain_cases,
+        seed=seed,
+        tensors=tensors,
+        evaluation=evaluated.outputs["evaluation"],
+        candidate_package=packaged.outputs["candidate_package"],
     )
     registered = register(
         model_name=model_name,
@@ -150,6 +149,7 @@ def training(
         candidate_package=packaged.outputs["candidate_package"],
         baseline_package=packaged.outputs["baseline_package"],
     )
+    registered.after(explained)  # what cannot be explained is not registered
     return Outputs(
         dataset=ingested.outputs["dataset"],
         validation_set=ingested.outputs["validation_set"],

@@ -132,7 +132,7 @@ def _measure_case(network, architecture: str, size_px: int, tensors: Path | None
     folder.mkdir(exist_ok=True)
     fp32 = folder / "model.onnx"
     if not fp32.is_file():
-        export_onnx(network, size_px, fp32)
+        export_onnx(network, (1, size_px, size_px), fp32)
     calibration, _ = _images(size_px, tensors, "train")
     images, labels = _images(size_px, tensors, "validation")
     files = {}

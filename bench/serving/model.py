@@ -75,7 +75,7 @@ def _write(folder: Path, architecture: str, size_px: int) -> None:
     from hounsfield.training.network import build_network
 
     folder.mkdir(parents=True, exist_ok=True)
-    export_onnx(build_network(architecture, SEED), size_px, folder / MODEL)
+    export_onnx(build_network(architecture, SEED), (1, size_px, size_px), folder / MODEL)
     ImageContract(size_px=size_px).save(folder)
     record = {
         "name": MODEL_NAME,

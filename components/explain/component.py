@@ -1,4 +1,4 @@
-"""Step explain: SHAP overlays of true and false calls."""
+"""Step explain: SHAP on the packaged model."""
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
@@ -11,19 +11,19 @@ def explain(
     cases: int,
     seed: int,
     tensors: Input[Dataset],
-    model: Input[Model],
     evaluation: Input[Artifact],
+    candidate_package: Input[Model],
     explanation: Output[Artifact],
     page: Output[HTML],
 ):
-    """Attribute the logit to pixels for a few cases of each kind."""
+    """Attribute the packaged engine's logit to regions: for a few cases of each kind, and at large."""
     from pathlib import Path
 
-    from hounsfield.explain.shap_overlays import explain as run
+    from hounsfield.package.explained import explain_package
     from hounsfield.report.step import explanation_page
 
-    run(
-        Path(model.path),
+    explain_package(
+        Path(candidate_package.path) / candidate_package.metadata["digest"],
         Path(evaluation.path),
         Path(tensors.path),
         Path(explanation.path),

@@ -15,7 +15,6 @@ def package(
     evaluation: Input[Artifact],
     baseline: Input[Model],
     baseline_evaluation: Input[Artifact],
-    explanation: Input[Artifact],
     detectors: Input[Artifact],
     candidate_package: Output[Model],
     baseline_package: Output[Model],
@@ -41,7 +40,6 @@ def package(
         model_dir=Path(model.path),
         evaluation_dir=Path(evaluation.path),
         drift_dir=Path(detectors.path),
-        explain_dir=Path(explanation.path),
         lineage={**lineage, "mlflow_run_id": model.metadata["mlflow_run_id"]},
         **common,
     )
@@ -50,7 +48,6 @@ def package(
         model_dir=Path(baseline.path),
         evaluation_dir=Path(baseline_evaluation.path),
         drift_dir=None,
-        explain_dir=None,
         lineage=lineage,
         **common,
     )

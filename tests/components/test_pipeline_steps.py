@@ -76,7 +76,7 @@ def test_explain_writes_the_overlays_into_its_page(pipeline_run):
     cases = read(pipeline_run.artifacts["explanation"] / "explain.json")["cases"]
     page = (pipeline_run.folder / "explain" / "page").read_text()
     assert len(cases) > 0
-    assert page.count("data:image/png;base64,") == len(cases)
+    assert page.count("data:image/png;base64,") == len(cases) + 1  # and the global one
 
 
 def test_fit_drift_fits_on_the_validation_split(pipeline_run):

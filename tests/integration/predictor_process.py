@@ -26,6 +26,7 @@ from pydicom.uid import (
 from hounsfield.imaging.contract import ImageContract
 from hounsfield.package.write import write_package
 from hounsfield.training.network import build_network, save_network
+from tests.unit.package.steps import DATASET, METRICS
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ImageContract(size_px=32)
@@ -63,10 +64,15 @@ def make_package(root, prepare_tensors=lambda tensors: None):
         (
             "evaluation",
             "metrics.json",
-            {"operating_point": {"threshold": 0.5}, "temperature": 2.0, "review_band": [0.45, 0.55]},
+            METRICS
+            | {
+                "operating_point": {"threshold": 0.5, "rule": "halfway"},
+                "temperature": 2.0,
+                "review_band": [0.45, 0.55],
+            },
         ),
         ("dataset", "profile.json", {}),
-        ("dataset", "dataset.json", {"sample": True}),
+        ("dataset", "dataset.json", DATASET),
     ]:
         (root / step).mkdir(exist_ok=True)
         (root / step / name).write_text(json.dumps(value))
@@ -81,10 +87,9 @@ def make_package(root, prepare_tensors=lambda tensors: None):
         model_dir=root / "model",
         evaluation_dir=root / "evaluation",
         drift_dir=None,
-        explain_dir=None,
         dataset_dir=root / "dataset",
         tensors_dir=root / "tensors",
-        lineage={},
+        lineage={"git_commit": "abc123", "data_fingerprint": "def456"},
     )
 
 

@@ -56,7 +56,7 @@ def evaluate(
     for split in ("validation", "test"):
         if parts[split][1]["label"].nunique() < 2:
             raise DataError(f"the {split} split holds one class only; evaluation needs both")
-        broken = int((~np.isfinite(parts[split][0])).any(axis=(1, 2, 3)).sum())
+        broken = int((~np.isfinite(parts[split][0].reshape(len(parts[split][0]), -1))).any(axis=1).sum())
         if broken:
             raise DataError(
                 f"{broken} images of the {split} split hold a pixel that is not a finite number; "
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def predict(network: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N,) float64 and embeddings (N, E) float32 of `images` (N, 1, S, S) float32, in their order."""
+    """Logits (N,) float64 and embeddings (N, E) float32 of `images` (N, *shape) float32, in their order."""
     logits, embeddings = [], []
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):

@@ -32,3 +32,25 @@ def write_overlay(target: Path | BinaryIO, image: np.ndarray, attribution: np.nd
     figure.suptitle(title, fontsize=10)
     # Without the date and the version of the writer the same attribution is the same file.
     figure.savefig(target, format="png", metadata={"Software": None})
+
+
+def write_global(target: Path | BinaryIO, background: np.ndarray, size: np.ndarray) -> None:
+    """Write a PNG of `size` (G, G), the mean size of the attributions, over the `background` (S, S)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 3.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    side = background.shape[-1]
+    axes.imshow(background, cmap="gray", vmin=0, vmax=1)
+    limit = max(float(size.max()), 1e-12)
+    drawn = axes.imshow(
+        size,
+        cmap="inferno",
+        vmin=0,
+        vmax=limit,
+        alpha=0.8 * np.sqrt(size / limit),  # as in an overlay: where nothing is attributed, the radiograph
+        extent=(-0.5, side - 0.5, side - 0.5, -0.5),
+    )
+    axes.set_axis_off()
+    figure.colorbar(drawn, label="mean |attribution| of a region, logits", shrink=0.9)
+    figure.savefig(target, format="png", metadata={"Software": None})

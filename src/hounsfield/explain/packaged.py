@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -96,6 +97,11 @@ class PackagedExplainer:
             evaluations=model.evaluations,
         )
 
+    def attribute_all(self, images: Sequence[np.ndarray], threads: int) -> Iterator[Attribution]:
+        """`attribute` of each image, in their order, `threads` at a time."""
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(self.attribute, images)
+
     def _budget(self, model: _TimedModel, image: np.ndarray) -> int:
         """Evaluations that fit into the target, by the time of one batch of this very model and moment."""
         began_s = time.monotonic()
@@ -124,6 +130,15 @@ def _compile() -> None:
     tiny = np.zeros((1, 8, 8), dtype=np.float32)
     explainer = shap.explainers.PartitionExplainer(lambda images: images.sum((1, 2, 3)), _masker(tiny))
     explainer(tiny[np.newaxis], max_evals=4, batch_size=2, silent=True)
+
+
+def without_haste(
+    run: Callable[[np.ndarray], np.ndarray], background: np.ndarray, evaluations: int
+) -> PackagedExplainer:
+    """An explainer that spends `evaluations` on an image however slow the machine: the same numbers again."""
+    return PackagedExplainer(
+        run, background, target_s=float("inf"), limit_s=float("inf"), most_evaluations=evaluations
+    )
 
 
 class _TimedModel:

@@ -1,100 +1,98 @@
-"""The explain step: SHAP overlays for true and false positives and negatives of the test split."""
+"""The explain step: overlays for true and false calls of the test split, and where the model looks."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 from hounsfield.config import CLASS_NAMES
+from hounsfield.data.folder import whole_folder
 from hounsfield.errors import DataError
-from hounsfield.explain.overlay import write_overlay
+from hounsfield.explain.checks import completeness
+from hounsfield.explain.overlay import write_global, write_overlay
+from hounsfield.explain.packaged import METHOD, MOST_EVALUATIONS, Attribution, without_haste
 from hounsfield.imaging.preprocess import load_split
 from hounsfield.progress import Reporter
-from hounsfield.training.network import Classifier, load_network
 
 EXPLAIN_FILE = "explain.json"
-BACKGROUND = 8
-SAMPLES = 64
+GLOBAL_FILE = "global.png"
+GLOBAL_IMAGES = 16
+GLOBAL_EVALUATIONS = 128
 KINDS = ("true-positive", "false-negative", "false-positive", "true-negative")
 
 
-class _LogitColumn(nn.Module):
-    """The logit alone, (N, 1), as SHAP wants it."""
-
-    def __init__(self, network: Classifier) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.network(image)[0].unsqueeze(1)
-
-
 def explain(
-    model_dir: Path, evaluation_dir: Path, tensors_dir: Path, out: Path, cases: int = 6, seed: int = 7
+    run: Callable[[np.ndarray], np.ndarray],
+    background: np.ndarray,
+    evaluation_dir: Path,
+    tensors_dir: Path,
+    out: Path,
+    cases: int = 6,
+    seed: int = 7,
+    threads: int = 2,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write `case-01-true-positive.png`, ... and `explain.json`, which is returned.
+    """Write `case-01-true-positive.png`, ..., `global.png` and `explain.json`, which is returned.
 
-    The background is `BACKGROUND` negatives of the training split: an attribution says why the logit differs
-    from that of an image without the finding. `completeness_error` of a case is the distance, in logits,
-    between the sum of its attributions and that difference. Raises DataError when the evaluation is of other
-    tensors.
+    `run` maps images float32 (N, 1, S, S) to logits (N,): the engine of the package, whose `background` is
+    float32 (1, S, S), and whose explanation.json is `known`. `completeness_error` of a case is the distance,
+    in logits, of the sum of its attributions from the change of the logit. `global` is the mean size of the
+    attributions of GLOBAL_IMAGES images, half of them called positive. `out` appears whole or not at all.
+    Raises DataError when the evaluation is of other tensors or the attributions do not add up.
     """
-    import shap
-
-    out = Path(out)
-    network = load_network(Path(model_dir))
     images, table = load_split(tensors_dir, "test")
-    chosen = choose_cases(_predictions(Path(evaluation_dir), table), cases)
-    background = _background(tensors_dir, seed)
-    column = _LogitColumn(network)
-    explainer = shap.GradientExplainer(column, background, batch_size=16)
-    with torch.inference_mode():
-        expected = float(column(background).mean())
-
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in (*out.glob("case-*.png"), out / EXPLAIN_FILE):
-        stale.unlink(missing_ok=True)
-    reporter = Reporter("explain", len(chosen))
-    rows = []
-    for number, case in enumerate(chosen.itertuples(), start=1):
-        image = images[case.position]
-        attribution = explainer.shap_values(torch.from_numpy(image[None]), nsamples=SAMPLES, rseed=seed)
-        attribution = np.asarray(attribution).reshape(image.shape[-2:])
-        with torch.inference_mode():
-            difference = float(column(torch.from_numpy(image[None]))) - expected
-        file = f"case-{number:02d}-{case.kind}.png"
-        title = (
-            f"{case.kind.replace('-', ' ')}: probability {case.probability:.2f}, {CLASS_NAMES[case.label]}"
+    predictions = _predictions(Path(evaluation_dir), table)
+    chosen = choose_cases(predictions, cases)
+    drawn = _draw(predictions["called"].to_numpy(), seed)
+    reporter = Reporter("explain", len(chosen) + len(drawn))
+    found: list[Attribution] = []
+    for positions, evaluations in ((chosen["position"], MOST_EVALUATIONS), (drawn, GLOBAL_EVALUATIONS)):
+        explainer = without_haste(run, background, evaluations)
+        for each in explainer.attribute_all([images[position] for position in positions], threads):
+            found.append(each)
+            reporter.update(len(found), "images")
+    checked = completeness(found)
+    if not checked["passed"]:
+        raise DataError(
+            f"the attributions of an image miss the change of its logit by {checked['worst']:.2g}, more than "
+            f"{checked['bound']:g}: the engine does not give the same answer twice"
         )
-        write_overlay(out / file, image[0], attribution, title)
-        rows.append(
-            {
-                "file": file,
-                "kind": case.kind,
-                "probability": float(case.probability),
-                "label": int(case.label),
-                "logit_difference": difference,
-                "completeness_error": abs(float(attribution.sum()) - difference),
-            }
-        )
-        reporter.update(number, "cases")
-    summary = {
-        "method": "expected gradients (shap.GradientExplainer) on the logit",
-        "background": f"{len(background)} negatives of the training split",
-        "samples": SAMPLES,
-        "seed": seed,
-        "cases": rows,
-    }
-    temporary = out / f".{EXPLAIN_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    temporary.replace(out / EXPLAIN_FILE)
+    size_px = images.shape[-1]
+    overall = np.mean([np.abs(each.regions) for each in found[len(chosen) :]], axis=0)
+    with whole_folder(Path(out), EXPLAIN_FILE) as folder:
+        rows = []
+        for number, (case, each) in enumerate(zip(chosen.itertuples(), found, strict=False), start=1):
+            file = f"case-{number:02d}-{case.kind}.png"
+            kind, truth = case.kind.replace("-", " "), CLASS_NAMES[case.label]
+            title = f"{kind}: probability {case.probability:.2f}, {truth}"
+            write_overlay(folder / file, images[case.position][0], each.pixels(size_px), title)
+            rows.append(
+                {
+                    "file": file,
+                    "kind": case.kind,
+                    "probability": float(case.probability),
+                    "label": int(case.label),
+                    "logit_difference": each.logit - each.background_logit,
+                    "completeness_error": each.completeness_error,
+                    "evaluations": each.evaluations,
+                }
+            )
+        write_global(folder / GLOBAL_FILE, background[0], overall)
+        summary = {
+            "method": METHOD,
+            "seed": seed,
+            "cases": rows,
+            "global": {"file": GLOBAL_FILE, "images": len(drawn), "mean_absolute": overall.tolist()},
+            "completeness": checked,
+            "package": known,
+        }
+        text = json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        (folder / EXPLAIN_FILE).write_text(text)
     return summary
 
 
@@ -115,6 +113,13 @@ def choose_cases(predictions: pd.DataFrame, cases: int) -> pd.DataFrame:
     return found.sort_values(["turn", "order"]).head(cases).reset_index(drop=True)
 
 
+def _draw(called: np.ndarray, seed: int) -> np.ndarray:
+    """Places of GLOBAL_IMAGES images, half of each call as far as there are so many."""
+    rng = np.random.default_rng(seed)
+    halves = [rng.permutation(np.flatnonzero(called == call))[: GLOBAL_IMAGES // 2] for call in (1, 0)]
+    return np.sort(np.concatenate(halves))
+
+
 def _predictions(evaluation_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Predictions of the test split in the order of `table`, with `called`."""
     predictions = pd.read_parquet(evaluation_dir / "predictions.parquet").set_index("sop_instance_uid")
@@ -127,10 +132,3 @@ def _predictions(evaluation_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
     threshold = json.loads((evaluation_dir / "metrics.json").read_text())["operating_point"]["threshold"]
     found = predictions.loc[table["sop_instance_uid"]]
     return found.assign(called=(found["probability"] >= threshold).astype(int))
-
-
-def _background(tensors_dir: Path, seed: int) -> torch.Tensor:
-    images, table = load_split(tensors_dir, "train")
-    negatives = np.flatnonzero(table["label"].to_numpy() == 0)
-    drawn = np.random.default_rng(seed).permutation(negatives)[:BACKGROUND]
-    return torch.from_numpy(images[np.sort(drawn)])

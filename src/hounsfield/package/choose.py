@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_AUROC_CHANGE = 0.005
 TIE = 1.05
 """As much slower than the fastest as ONNX Runtime fp32 may be and still be chosen."""
-JUDGED_IMAGES = 512
+JUDGED_IMAGES = 2048
 ROUNDS, RUNS_A_ROUND = 9, 4
 
 CANDIDATES = (
@@ -94,7 +94,7 @@ def has_convolutions(network: nn.Module) -> bool:
     """Whether there is anything that an engine or INT8 could make faster."""
     from torch import nn
 
-    return any(isinstance(module, nn.Conv2d) for module in network.modules())
+    return any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in network.modules())
 
 
 def measure(

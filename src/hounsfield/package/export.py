@@ -20,13 +20,16 @@ OPSET = 18
 TOLERANCE = 1e-4
 
 
-def export_onnx(network: nn.Module, size_px: int, path: Path) -> None:
-    """Write `network` to `path`: `image` float32 (N, 1, size, size) to `logit` (N,), `embedding` (N, E)."""
+def export_onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    """Write `network` to `path`: `image` float32 (N, *shape) to `logit` (N,), `embedding` (N, E).
+
+    `shape` is that of one prepared image or volume, channel first: `ImageContract.shape`.
+    """
     import onnx
     import torch
 
     # Two images, so that the exporter cannot take the batch for a constant 1.
-    example = torch.zeros(2, 1, size_px, size_px)
+    example = torch.zeros(2, *shape)
     with _quiet_exporter():
         program = torch.onnx.export(
             network.eval(),

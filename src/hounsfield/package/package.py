@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hounsfield.config import CLASS_NAMES, from_mapping
 from hounsfield.errors import ConfigError, PackageError
 from hounsfield.imaging.contract import ImageContract
@@ -20,7 +22,10 @@ MODEL_RECORD = "model.json"
 ENGINE_RECORD = "engine.json"
 METRICS = "metrics.json"
 PROFILE = "profile.json"
-CARD = "MODEL_CARD.md"
+CARD, CARD_PAGE = "MODEL_CARD.md", "MODEL_CARD.html"
+LICENCES = "LICENCES.md"
+ONNX_RECORD = "onnx.json"
+EXPLANATION, ATTRIBUTIONS = "explanation.json", "attributions.npy"
 DETECTORS = "detectors"
 
 
@@ -85,6 +90,18 @@ class Package:
         return json.loads((self.path / METRICS).read_text())
 
     @property
+    def explanation(self) -> dict[str, Any] | None:
+        """`explanation.json`: the checks that the engine's attributions were put to; None without any."""
+        path = self.path / EXPLANATION
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
+    def attributions(self) -> np.ndarray | None:
+        """Of the phantoms, float32 (N, G, G) in logits, or None; `explain.checks.stability` compares them."""
+        path = self.path / ATTRIBUTIONS
+        return np.load(path, allow_pickle=False) if path.is_file() else None
+
+    @property
     def profile(self) -> dict[str, Any]:
         """`profile.json` of the data that the model was trained on; empty where the package has none."""
         path = self.path / PROFILE
@@ -131,10 +148,15 @@ def load_package(path: Path, verify_key: Path | None = None) -> Package:
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's entry of every file in `folder` but the signature, by its name relative to `folder`."""
+    """The manifest's entry of every file in `folder` but the signature, by its name relative to `folder`.
+
+    Raises PackageError for what could hide a file from the list: a link to a folder, a pipe, a dead link.
+    """
     entries = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
+        if (file.is_symlink() and file.is_dir()) or not (file.is_file() or file.is_dir()):
+            raise PackageError(f"model package {folder.name}: {name} is not a file; remove it")
         if file.is_file() and name != SIGNATURE:
             with file.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,22 @@ from hounsfield.config import CLASS_NAMES, INTENDED_USE, MODEL_NAME
 from hounsfield.errors import ConfigError, PackageError
 from hounsfield.explain.background import BACKGROUND, typical_negative
 from hounsfield.imaging.contract import ImageContract
-from hounsfield.package.card import render_card
+from hounsfield.package.card import card_page, render_card
 from hounsfield.package.choice import MODEL, EngineChoice
+from hounsfield.package.draft import draft, flush
+from hounsfield.package.licences import licences_text
 from hounsfield.package.package import (
+    ATTRIBUTIONS,
     CARD,
+    CARD_PAGE,
     DETECTORS,
     ENGINE_RECORD,
+    EXPLANATION,
+    LICENCES,
     MANIFEST,
     METRICS,
     MODEL_RECORD,
+    ONNX_RECORD,
     PROFILE,
     ModelRecord,
     Package,
@@ -33,9 +39,7 @@ from hounsfield.package.package import (
     load_package,
 )
 from hounsfield.package.sign import SIGNATURE, sign_package
-
-PROVED_IMAGES = 128
-"""Validation images on which ONNX is compared with PyTorch."""
+from hounsfield.package.statements import Statements
 
 
 def write_package(
@@ -44,53 +48,54 @@ def write_package(
     model_dir: Path,
     evaluation_dir: Path,
     drift_dir: Path | None,
-    explain_dir: Path | None,
     dataset_dir: Path,
     tensors_dir: Path,
     lineage: Mapping[str, Any],
     signing_key: Path | None = None,
+    statements: Statements | None = None,
 ) -> Package:
     """Write `out_root/<digest>/` from the outputs of the pipeline's steps and return it, verified.
 
     The same content is the same digest: writing it again returns the folder that is there, signed anew. With
-    `signing_key`, an EC private key in PEM, the package is signed. A failure leaves nothing behind. Raises
-    PackageError when an input is missing or ONNX differs from PyTorch, ConfigError for an unusable key.
+    `signing_key`, an EC private key in PEM, the package is signed. `statements` are the card's written part,
+    those of statements.json by default. A failure leaves nothing behind. Raises PackageError when an input is
+    missing, the card would lack a field, ONNX differs from PyTorch or attributions do not add up, ConfigError
+    for an unusable key, PlatformError when the disk is full.
     """
-    out_root = Path(out_root)
-    out_root.mkdir(parents=True, exist_ok=True)
-    # Inside the store, so that the rename stays on one file system; a dot, so that no listing takes it up.
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=out_root, ignore_cleanup_errors=True) as work:
-        folder = Path(work) / "package"
-        folder.mkdir()
+    out_root, said = Path(out_root), statements or Statements.load()
+    with draft(out_root) as folder:
         contract = ImageContract.load(Path(tensors_dir))
         contract.save(folder)
         metrics = _read_json(Path(evaluation_dir) / METRICS)
+        dataset = _read_json(Path(dataset_dir) / "dataset.json")
         record = _model_record(Path(model_dir), metrics, lineage)
         shutil.copyfile(Path(evaluation_dir) / METRICS, folder / METRICS)
         _copy(Path(dataset_dir) / PROFILE, folder / PROFILE)
         if drift_dir is not None:
             shutil.copytree(drift_dir, folder / DETECTORS)
-        engine, measured = _write_network(
+        (folder / LICENCES).write_text(licences_text(said.licence, drift_dir is not None))
+        proof, engine, measured = _write_network(
             Path(model_dir), contract, Path(tensors_dir), folder, record.temperature
         )
         record = dataclasses.replace(record, engine=engine)
         _write_json(folder / MODEL_RECORD, record.as_dict())
+        _write_json(folder / ONNX_RECORD, proof)
         if measured is not None:
             _write_json(folder / ENGINE_RECORD, measured)
-        background = typical_negative(Path(tensors_dir))
-        if background is not None:
-            np.save(folder / BACKGROUND, background)
         card = render_card(
             model=record.as_dict(),
             metrics=metrics,
-            dataset=_read_json(Path(dataset_dir) / "dataset.json"),
+            dataset=dataset,
+            profile=_read_json(folder / PROFILE),
             contract={"size_px": contract.size_px, "version": contract.version},
-            # The numbers only: overlays show patients' images and stay out of what is shipped.
-            explanation=_read_json_if_there(explain_dir, "explain.json"),
+            onnx=proof,
+            explanation=_write_explanation(Path(tensors_dir), folder, contract, record, dataset),
             drift=_read_json_if_there(drift_dir, "drift.json"),
             engine=measured,
+            said=said,
         )
-        (folder / CARD).write_text(card)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        (folder / CARD_PAGE).write_text(card_page(card), encoding="utf-8")
         return _publish(folder, out_root, signing_key)
 
 
@@ -101,12 +106,38 @@ def _publish(folder: Path, out_root: Path, signing_key: Path | None) -> Package:
     folder = folder.rename(folder.with_name(hashlib.sha256(manifest).hexdigest()))
     if signing_key is not None:
         sign_package(folder, signing_key)
+    flush(folder)
     target = out_root / folder.name
     if not target.exists():
         folder.rename(target)
     elif signing_key is not None:
         (folder / SIGNATURE).replace(target / SIGNATURE)
     return load_package(target)
+
+
+def _write_explanation(
+    tensors_dir: Path,
+    folder: Path,
+    contract: ImageContract,
+    record: ModelRecord,
+    dataset: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """Leave background, attributions and explanation.json in `folder`; None where there is no background."""
+    from hounsfield.package.engine import Engine
+    from hounsfield.package.explained import THREADS, explain_engine
+
+    # The explainer's regions are of images: a model of volumes is shipped without.
+    background = typical_negative(tensors_dir) if contract.depth_px is None else None
+    if background is None:
+        return None
+    np.save(folder / BACKGROUND, background)
+    engine = Engine(folder / record.engine.file, THREADS, record.engine)
+    regions, explanation = explain_engine(
+        lambda images: engine.run(images)[0], background, contract, record, bool(dataset.get("sample"))
+    )
+    np.save(folder / ATTRIBUTIONS, regions)
+    _write_json(folder / EXPLANATION, explanation)
+    return explanation
 
 
 def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[str, Any]) -> ModelRecord:
@@ -132,7 +163,7 @@ def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[
 
 def _write_network(
     model_dir: Path, contract: ImageContract, tensors_dir: Path, folder: Path, temperature: float
-) -> tuple[EngineChoice, dict[str, Any] | None]:
+) -> tuple[dict[str, Any], EngineChoice, dict[str, Any] | None]:
     """Export the network into `folder`, prove the export, and choose its engine, with what was measured.
 
     A network without convolutions gains nothing: it is served in ONNX Runtime fp32, unmeasured.
@@ -144,19 +175,20 @@ def _write_network(
     from hounsfield.training.network import load_network
 
     network = load_network(model_dir)
-    export_onnx(network, contract.size_px, folder / MODEL)
+    export_onnx(network, contract.shape, folder / MODEL)
     images, index = load_split(tensors_dir, "validation")
-    difference = largest_difference(network, Engine(folder / MODEL).run, images[:PROVED_IMAGES])
+    difference = largest_difference(network, Engine(folder / MODEL).run, images)
     if not difference <= TOLERANCE:
         raise PackageError(
             f"ONNX differs from PyTorch by {difference:.2g} on the validation images, above {TOLERANCE:g}: "
             "the export of this architecture is not to be trusted"
         )
+    proof = {"images": len(images), "largest_difference": difference, "tolerance": TOLERANCE}
     if not has_convolutions(network):
-        return EngineChoice(), None
+        return proof, EngineChoice(), None
     # Ranges come from images that the accuracy is not judged on.
     calibration, _ = load_split(tensors_dir, "train")
-    return choose_engine(folder, network, calibration, images, index["label"].to_numpy(), temperature)
+    return proof, *choose_engine(folder, network, calibration, images, index["label"].to_numpy(), temperature)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

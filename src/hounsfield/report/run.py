@@ -27,7 +27,7 @@ def write_report(record: dict[str, Any], target: Path) -> Path:
         training=training,
         learning=charts.learning(training["history"]),
         evaluation=evaluation_section(artifacts["evaluation"]),
-        cases=explanation_section(artifacts["explanation"]),
+        explanation=explanation_section(artifacts["explanation"]),
         drift=read_json(artifacts["detectors"] / "drift.json"),
         timeline=charts.canary(rollout.get("timeline", ())) if rollout else None,
     )

@@ -59,12 +59,18 @@ def evaluation_section(evaluation_dir: Path) -> dict[str, Any]:
     }
 
 
-def explanation_section(explanation_dir: Path) -> list[dict[str, Any]]:
-    """The SHAP overlays with their captions."""
-    return [
-        {**case, "image": image_uri(explanation_dir / case["file"])}
-        for case in read_json(explanation_dir / "explain.json")["cases"]
-    ]
+def explanation_section(explanation_dir: Path) -> dict[str, Any]:
+    """explain.json with its pictures, each case's and the global one, as `image`."""
+    explained = read_json(explanation_dir / "explain.json")
+
+    def pictured(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "image": image_uri(explanation_dir / row["file"])}
+
+    return {
+        **explained,
+        "cases": [pictured(case) for case in explained["cases"]],
+        "global": pictured(explained["global"]),
+    }
 
 
 def ingest_page(dataset_dir: Path) -> str:
@@ -76,4 +82,6 @@ def evaluation_page(evaluation_dir: Path) -> str:
 
 
 def explanation_page(explanation_dir: Path) -> str:
-    return render("explanation.html.j2", title="Explanation", cases=explanation_section(explanation_dir))
+    return render(
+        "explanation.html.j2", title="Explanation", explanation=explanation_section(explanation_dir)
+    )

@@ -10,34 +10,31 @@ import torch
 from hounsfield.imaging.contract import ImageContract
 from hounsfield.package.write import write_package
 from hounsfield.training.network import build_network, save_network
-
-METRICS = {
-    "auroc": {"value": 0.912, "low": 0.88, "high": 0.94},
-    "operating_point": {"threshold": 0.41, "chosen_on": "validation", "rule": "sensitivity"},
-    "temperature": 1.5,
-    "review_band": [0.3, 0.5],
-    "counts": {"train": 650, "validation": 220, "test": 230, "test_positive": 96},
-    "confidence": 0.95,
-    "bootstrap": {"unit": "patient", "resamples": 1000},
-    "baseline": {"auroc": {"value": 0.7, "low": 0.6, "high": 0.8}},
-    "subgroups": [
-        {
-            "attribute": "patient_sex",
-            "value": "F",
-            "n": 9,
-            "n_positive": 0,
-            "auroc": None,
-            "sensitivity": None,
-            "specificity": {"value": 0.5, "low": 0.2, "high": 0.8},
-            "note": "too | few",
-        }
-    ],
-}
+from tests.unit.package.steps import DATASET, METRICS
 
 
 def write_json(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
+
+
+def write_tensors(folder, train):
+    """6 images of validation and `train` of training; without the latter there is nothing to explain by."""
+    folder.mkdir()
+    ImageContract(size_px=16).save(folder)
+    images = np.random.default_rng(7).random((6 + train, 1, 16, 16), dtype=np.float32)
+    np.save(folder / "shard-00000.npy", images)
+    split = ["validation"] * 6 + ["train"] * train
+    index = pd.DataFrame({"split": split, "label": 0, "shard": 0, "row": range(6 + train)})
+    index.to_parquet(folder / "index.parquet")
+
+
+@pytest.fixture(scope="session")
+def explained(write, tmp_path_factory):
+    """A package whose engine was asked why."""
+    folder = tmp_path_factory.mktemp("explained")
+    write_tensors(folder / "tensors", train=20)
+    return write(folder / "store", tensors_dir=folder / "tensors")
 
 
 @pytest.fixture(scope="session")
@@ -49,19 +46,11 @@ def steps(tmp_path_factory):
     save_network(network, root / "model", {"architecture": "pixel-statistics"})
     write_json(root / "evaluation" / "metrics.json", METRICS)
     write_json(root / "dataset" / "profile.json", {"rows": 6})
-    write_json(root / "dataset" / "dataset.json", {"sample": True})
+    write_json(root / "dataset" / "dataset.json", DATASET)
     write_json(root / "drift" / "drift.json", {"detector": "MMDDrift"})
     (root / "drift" / "state").mkdir()
     (root / "drift" / "state" / "x.bin").write_bytes(b"\x00\x01")
-    (root / "tensors").mkdir()
-    ImageContract(size_px=16).save(root / "tensors")
-    np.save(
-        root / "tensors" / "shard-00000.npy",
-        np.random.default_rng(7).random((6, 1, 16, 16), dtype=np.float32),
-    )
-    pd.DataFrame({"split": ["validation"] * 6, "shard": 0, "row": range(6)}).to_parquet(
-        root / "tensors" / "index.parquet"
-    )
+    write_tensors(root / "tensors", train=0)
     return root
 
 
@@ -72,12 +61,14 @@ def write(steps):
         "model_dir": steps / "model",
         "evaluation_dir": steps / "evaluation",
         "drift_dir": steps / "drift",
-        "explain_dir": None,
         "dataset_dir": steps / "dataset",
         "tensors_dir": steps / "tensors",
-        "lineage": {"git_commit": "abc123"},
+        "lineage": LINEAGE,
     }
     return lambda out, **changes: write_package(out, **{**arguments, **changes})
+
+
+LINEAGE = {"git_commit": "abc123", "data_fingerprint": "def456"}
 
 
 @pytest.fixture(scope="session")

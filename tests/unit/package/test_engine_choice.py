@@ -29,6 +29,8 @@ from hounsfield.package.engine import Engine, EngineError
 from hounsfield.package.export import export_onnx
 from hounsfield.package.package import MANIFEST, describe_files, load_package
 from hounsfield.package.quantize import quantize
+from hounsfield.package.statements import Statements
+from tests.unit.package.steps import DATASET, METRICS
 
 PLAIN = EngineChoice()
 ORT_INT8 = EngineChoice("onnxruntime", "int8", INT8_MODEL)
@@ -75,7 +77,7 @@ def images():
 def folder(network, images, tmp_path_factory):
     """model.onnx, and its INT8 form for OpenVINO."""
     folder = tmp_path_factory.mktemp("models")
-    export_onnx(network, SIZE_PX, folder / "model.onnx")
+    export_onnx(network, (1, SIZE_PX, SIZE_PX), folder / "model.onnx")
     quantize(folder / "model.onnx", images[0], folder / INT8_MODEL, "openvino")
     return folder
 
@@ -175,14 +177,17 @@ def card_of(record):
         "architecture": "small",
         "threshold": 0.5,
         "review_band": [0.4, 0.6],
-        "lineage": {},
+        "lineage": {"git_commit": "abc", "data_fingerprint": "def", "intended_use": "test"},
         "engine": dataclasses.asdict(PLAIN),
     }
     return render_card(
         model=model,
-        metrics={},
-        dataset={"sample": True},
+        metrics=METRICS,
+        dataset=DATASET,
+        profile={},
         contract={"size_px": SIZE_PX, "version": "1"},
+        onnx={"images": 40, "largest_difference": 2e-6, "tolerance": 1e-4},
+        said=Statements.load(),
         explanation=None,
         drift=None,
         engine=record,
@@ -213,7 +218,7 @@ def test_a_network_without_a_convolution_to_quantize_is_named(tmp_path):
             embedding = self.first(image).mean(dim=(2, 3))
             return embedding.sum(dim=1), embedding
 
-    export_onnx(First(), 16, tmp_path / "model.onnx")
+    export_onnx(First(), (1, 16, 16), tmp_path / "model.onnx")
     with pytest.raises(PackageError, match="no convolution that could be INT8"):
         quantize(tmp_path / "model.onnx", np.zeros((2, 1, 16, 16), np.float32), tmp_path / "q", "openvino")
 

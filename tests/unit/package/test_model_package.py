@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from hounsfield.config import INTENDED_USE
 from hounsfield.errors import PackageError
 from hounsfield.imaging.contract import ImageContract
 from hounsfield.package import export
 from hounsfield.package.engine import Engine
 from hounsfield.package.package import load_package
 from hounsfield.training.network import build_network, load_network
+from tests.unit.package.steps import DATASET
 
 
 def write_json(path, value):
@@ -34,6 +36,8 @@ def test_the_folder_is_named_by_the_digest_of_its_manifest(package):
     assert hashlib.sha256((package.path / "manifest.json").read_bytes()).hexdigest() == package.digest
     files = json.loads((package.path / "manifest.json").read_text())["files"]
     assert sorted(files) == [
+        "LICENCES.md",
+        "MODEL_CARD.html",
         "MODEL_CARD.md",
         "contract.json",
         "detectors/drift.json",
@@ -41,6 +45,7 @@ def test_the_folder_is_named_by_the_digest_of_its_manifest(package):
         "metrics.json",
         "model.json",
         "model.onnx",
+        "onnx.json",
         "profile.json",
     ]
     assert files["detectors/state/x.bin"] == {"sha256": hashlib.sha256(b"\x00\x01").hexdigest(), "size": 2}
@@ -53,7 +58,7 @@ def test_the_same_content_written_again_is_the_same_package(write, package):
 
 
 def test_another_lineage_is_another_package(write, package, tmp_path):
-    assert write(tmp_path, lineage={"git_commit": "def456"}).digest != package.digest
+    assert write(tmp_path, lineage={"git_commit": "def456", "data_fingerprint": "0"}).digest != package.digest
 
 
 def test_it_holds_what_serving_needs_from_the_evaluation(package, metrics):
@@ -61,7 +66,8 @@ def test_it_holds_what_serving_needs_from_the_evaluation(package, metrics):
     assert package.model.threshold == 0.41
     assert package.model.temperature == 1.5
     assert package.model.review_band == (0.3, 0.5)
-    assert package.model.lineage == {"git_commit": "abc123"}
+    assert package.model.lineage["git_commit"] == "abc123"
+    assert package.model.lineage["intended_use"] == INTENDED_USE
     assert package.metrics == metrics
     assert (package.detectors / "drift.json").is_file()
 
@@ -88,15 +94,15 @@ def test_the_card_says_simulated_and_holds_the_numbers(package):
     assert "0.912 (0.880 to 0.940)" in card
     assert "230 images, 96 of them positive" in card
     assert (
-        "| patient_sex | F | 9 | 0 | not estimable | not estimable | 0.500 (0.200 to 0.800) | too \\| few |"
-        in card
+        "| patient_sex | F | 9 | 0 | not estimable | not estimable | not estimable "
+        "| 0.500 (0.200 to 0.800) | too \\| few |" in card
     )
     assert "MMDDrift" in card
 
 
 def test_the_card_of_real_data_does_not_say_simulated(write, tmp_path):
     write_json(tmp_path / "dataset" / "profile.json", {})
-    write_json(tmp_path / "dataset" / "dataset.json", {"sample": False})
+    write_json(tmp_path / "dataset" / "dataset.json", {**DATASET, "sample": False})
     written = write(tmp_path / "store", dataset_dir=tmp_path / "dataset", drift_dir=None)
     card = (written.path / "MODEL_CARD.md").read_text()
     assert "SIMULATED" not in card
@@ -105,10 +111,10 @@ def test_the_card_of_real_data_does_not_say_simulated(write, tmp_path):
 
 
 def test_a_model_that_onnx_does_not_reproduce_is_not_packaged(write, tmp_path, monkeypatch):
-    def another_network(network, size_px, path):
+    def another_network(network, shape, path):
         other = build_network("pixel-statistics", 7)
         torch.nn.init.constant_(other.head.weight, 0.01)
-        export_truly(other, size_px, path)
+        export_truly(other, shape, path)
 
     export_truly = export.export_onnx
     monkeypatch.setattr(export, "export_onnx", another_network)

@@ -128,7 +128,9 @@ def test_a_foreign_signature_that_claims_our_key_is_refused(copy, signed, keys, 
 
 
 def test_the_signature_of_another_package_is_refused(write, copy, keys, tmp_path):
-    other = write(tmp_path / "store", lineage={"git_commit": "other"}, signing_key=keys[0])
+    other = write(
+        tmp_path / "store", lineage={"git_commit": "other", "data_fingerprint": "0"}, signing_key=keys[0]
+    )
     shutil.copyfile(other.path / "model.sig", copy / "model.sig")
     with pytest.raises(PackageError, match="is not the file that was signed"):
         load_package(copy, keys[1])
