@@ -12,6 +12,7 @@ from kfp.dsl import Artifact, Dataset, Model
 from components.evaluate.component import evaluate
 from components.explain.component import explain
 from components.fit_drift.component import fit_drift
+from components.images import TRAIN
 from components.ingest.component import ingest
 from components.package.component import package
 from components.preprocess.component import preprocess
@@ -58,6 +59,8 @@ def training(
     frames: str = "refuse",
     deidentification: str = "",
     ingest_store: str = "",
+    launcher: str = "torchrun",
+    cluster: dict = {},  # noqa: B006
 ) -> Outputs:
     """Train a candidate and register it.
 
@@ -73,7 +76,7 @@ def training(
         model_name: name of the registered model.
         seed: of the split, the weights, the augmentation and the bootstrap.
         size_px: side of the square model input, pixels.
-        parameters: training parameters that replace the preset's, for example {"max_epochs": 20}.
+        parameters: training parameters, for example {"preset": "standard", "epochs": 20}.
         processes: data-parallel training processes.
         workers: processes that read and decode DICOM.
         experiment: the Katib Experiment that `tune` runs.
@@ -85,6 +88,9 @@ def training(
         deidentification: words of `hounsfield.dicom.deidentify.Profile.parse`; empty is the default.
         ingest_store: folder that outlives runs and holds what was read, so that only new files are read; on a
             cluster a volume that all shards can write to, or empty.
+        launcher: torchrun (in the step), pytorchjob or trainjob; with a job `tune` runs by Katib.
+        cluster: fields of `hounsfield.cluster.settings.JobSettings`, for example {"workers": 4, "gpus": 1,
+            "storage": "s3://bucket/training"}.
     """
     with dsl.ParallelFor(shards) as shard:
         part = read(
@@ -105,14 +111,24 @@ def training(
         trials=tune_trials,
         parameters=parameters,
         processes=processes,
+        launcher=launcher,
+        cluster=cluster,
+        image=TRAIN,
         tensors=tensors,
     )
     trained = train(
-        parameters=tuned.output,
+        parameters=tuned.outputs["Output"],
         seed=seed,
         processes=processes,
         checkpoints=checkpoints,
         tracking_uri=tracking_uri,
+        source=source,
+        labels=labels,
+        frames=frames,
+        deidentification=deidentification,
+        launcher=launcher,
+        cluster=cluster,
+        image=TRAIN,
         tensors=tensors,
     )
     evaluated = evaluate(

@@ -1,4 +1,4 @@
-"""Step train: Lightning and MONAI under torchrun, and the baseline that the model has to beat."""
+"""Step train: Lightning Fabric and MONAI under torchrun, and the baseline that the model has to beat."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
@@ -13,27 +13,45 @@ def train(
     processes: int,
     checkpoints: str,
     tracking_uri: str,
+    source: str,
+    labels: str,
+    frames: str,
+    deidentification: str,
+    launcher: str,
+    cluster: dict,
+    image: str,
     tensors: Input[Dataset],
     model: Output[Model],
     baseline: Output[Model],
     metrics: Output[Metrics],
 ):
-    """Train on `processes` processes, resuming from `checkpoints`, and fit the pixel-statistics baseline."""
+    """Train on `processes` processes, resuming from `checkpoints`, and fit the pixel-statistics baseline.
+
+    `parameters` are those of TrainingParams, and `preset`. `source`, `labels`, `frames` and
+    `deidentification` are where the data came from and how it was read: they go into the MLflow record, from
+    which `hounsfield reproduce` does the run again.
+    `launcher` is torchrun (here), pytorchjob or trainjob (a job of the cluster, that runs `image` as the
+    fields of `hounsfield.cluster.settings.JobSettings` in `cluster` say).
+    """
     import json
     from pathlib import Path
 
     from hounsfield.training.baseline import fit_baseline
-    from hounsfield.training.launcher import launch
 
     fit_baseline(Path(tensors.path), Path(baseline.path))
-    launch(
-        Path(tensors.path),
-        Path(model.path),
-        {**parameters, "seed": seed},
-        processes=processes,
-        checkpoints=Path(checkpoints),
-        tracking_uri=tracking_uri,
-    )
+    wanted = {**parameters, "seed": seed}
+    origin = {"source": source, "labels": labels, "frames": frames, "deidentification": deidentification}
+    data, out = Path(tensors.path), Path(model.path)
+    if launcher == "torchrun":
+        from hounsfield.training.launcher import launch
+
+        launch(data, out, wanted, processes, Path(checkpoints), tracking_uri, origin)
+    else:
+        from hounsfield.cluster.steps import train_on_cluster
+
+        train_on_cluster(
+            launcher, cluster, image, data, tensors.uri, out, wanted, checkpoints, tracking_uri, origin
+        )
     training = json.loads((Path(model.path) / "training.json").read_text())
     model.metadata["mlflow_run_id"] = training["mlflow_run_id"]
     metrics.log_metric("best_epoch", training["best_epoch"])

@@ -193,8 +193,7 @@ def create(
             raise explain(error, connection, "create", kind.name, name) from error
         return
 
-    from kubeflow.trainer import TrainerClient
-    from kubeflow.trainer.types.types import KubernetesBackendConfig
+    from kubeflow.trainer import KubernetesBackendConfig, TrainerClient
 
     job = trainjob(name, settings, image, arguments)
     client = TrainerClient(

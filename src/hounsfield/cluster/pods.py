@@ -9,7 +9,7 @@ from hounsfield.cluster.settings import SPOT_TOLERATIONS, STORAGE_MOUNT, JobSett
 USER_ID = 10001
 """The user of our images (images/Dockerfile)."""
 
-COMMAND = ("torchrun", "-m", "hounsfield.training.main")
+COMMAND = ("hounsfield", "train")
 SCRATCH = "/scratch"
 
 # Without Istio's sidecar: the processes of a job speak to each other directly, and the pod has to end.

@@ -10,7 +10,6 @@ from typing import Any
 from hounsfield.config import from_mapping
 from hounsfield.errors import ConfigError
 
-LAUNCHERS = ("torchrun", "pytorchjob", "trainjob")
 STORAGE_MOUNT = "/storage"
 """Where a volume named by `storage` is mounted, in the job's pods and in the step."""
 

@@ -193,3 +193,46 @@ def canary(points: Sequence[Mapping[str, object]]) -> str:
     below.set(xlabel="seconds since the rollout began", ylabel="evidence (1 decides)", ylim=(-0.05, 1.45))
     below.legend(loc="upper left", ncols=2)
     return _svg(figure, "Rollout timeline")
+
+
+def parallel_coordinates(
+    axes: Sequence[tuple[str, Sequence[float], bool]],
+    labels: Mapping[str, Sequence[str]],
+    objective: Sequence[float],
+    best: int,
+) -> str:
+    """One line a trial through one axis a parameter; the darker, the better its objective (the last axis).
+
+    `axes` are (name, value of each trial, whether logarithmic); `labels` names the positions 0, 1, ... of an
+    axis that has no numbers. Line number `best` is drawn on top.
+    """
+    import numpy as np
+
+    figure, plot = _figure(9.2, 3.4)
+    heights, names = [], [name for name, _, _ in axes]
+    for name, values, logarithmic in axes:
+        points = np.log10(values) if logarithmic else np.asarray(values, dtype=float)
+        low, high = points.min(), points.max()
+        heights.append((points - low) / (high - low) if high > low else np.full(len(points), 0.5))
+        place = names.index(name)
+        named = labels.get(name)
+        for at in (low, high) if high > low else (low,):
+            text = named[round(at)] if named else f"{10**at if logarithmic else at:.3g}"
+            plot.annotate(text, (place, (at - low) / (high - low) if high > low else 0.5), (4, 4),
+                          textcoords="offset points", fontsize=8, color=MUTED)  # fmt: skip
+    shares = np.asarray(objective, dtype=float)
+    spread = shares.max() - shares.min()
+    shares = (shares - shares.min()) / spread if spread > 0 else np.ones(len(shares))
+    if objective[best] < max(objective):  # the smaller, the better
+        shares = 1 - shares
+    for number, share in enumerate(shares):
+        line = [height[number] for height in heights]
+        look = {"color": BLUE, "linewidth": 1.2, "alpha": 0.15 + 0.7 * float(share), "zorder": 2}
+        if number == best:
+            look = {"color": ORANGE, "linewidth": 2.5, "zorder": 3}
+        plot.plot(range(len(axes)), line, **look)
+    plot.set_xticks(range(len(axes)), names)
+    plot.set(ylim=(-0.06, 1.14), xlim=(-0.15, len(axes) - 0.55))
+    plot.set_yticks([])
+    plot.grid(axis="x", color=GREY, linewidth=1)
+    return _svg(figure, "Trials as parallel coordinates")

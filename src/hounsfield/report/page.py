@@ -25,6 +25,7 @@ def _environment():
     environment.filters["number"] = number
     environment.filters["interval"] = interval
     environment.filters["percent"] = percent
+    environment.filters["short"] = short
     return environment
 
 
@@ -35,6 +36,11 @@ def render(template: str, **values: Any) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     return "not defined" if value is None else f"{value:.{digits}f}"
+
+
+def short(value: float | str) -> str:
+    """A parameter in a table: three significant digits, or the word that it is."""
+    return f"{value:.3g}" if isinstance(value, (int, float)) else value
 
 
 def percent(value: float | None) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,14 @@ from hounsfield.errors import TrainingError
 from hounsfield.progress import Reporter
 from hounsfield.training.experiment import Experiment, Parameter, load_experiment
 from hounsfield.training.metric_lines import read_metrics
+from hounsfield.training.whole_file import write_whole
 
 TUNING_FILE = "tuning.json"
+RunTrial = Callable[[list[str], int, Callable[[str], None]], None]
+
+
+class _Stopped(Exception):
+    """Raised out of a trial by the line that ends it early."""
 
 
 def tune(
@@ -24,14 +30,14 @@ def tune(
     processes: int = 2,
     fixed: Mapping[str, Any] | None = None,
     seed: int = 7,
-    run_trial: Callable[[list[str], int, Callable[[str], None]], None] | None = None,
+    run_trial: RunTrial | None = None,
 ) -> dict[str, Any]:
     """The best parameters found, named and typed as in TrainingParams; `tuning.json` keeps every trial.
 
-    `fixed` overrides the arguments of the trial template that the space does not vary. `max_trials`
-    lowers the Experiment's own count. `run_trial(arguments, processes, on_line)` runs one trial;
-    torchrun by default. Raises ConfigError for an Experiment that the laptop cannot honour, and
-    TrainingError when more trials fail than it allows or none reports the objective.
+    `fixed` overrides the arguments of the trial template that the space does not vary. `max_trials` lowers
+    the Experiment's own count. `run_trial(arguments, processes, on_line)` runs one trial; torchrun by
+    default. Trials run one after the other. Raises ConfigError for an Experiment that the laptop cannot
+    honour, and TrainingError when more trials fail than it allows or none reports the objective.
     """
     import optuna
 
@@ -42,61 +48,100 @@ def tune(
     count = min(plan.max_trials, max_trials or plan.max_trials)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        direction="maximize" if plan.maximize else "minimize",
-        sampler=optuna.samplers.RandomSampler(seed=seed if plan.seed is None else plan.seed),
+        direction="maximize" if plan.maximize else "minimize", sampler=plan.sampler(seed)
     )
+    stopping = plan.stopping()
     reporter, rows, failures = Reporter("tune", count), [], []
     for number in range(count):
         trial = study.ask()
         chosen = {parameter.name: _draw(trial, parameter) for parameter in plan.parameters}
         arguments = _arguments(plan, chosen, fixed or {}, Path(tensors), Path(out) / f"trial-{number:03d}")
-        lines: list[str] = []
+        threshold = stopping.threshold() if stopping else None
+        values: list[float] = []
 
-        def keep(line: str, lines: list[str] = lines) -> None:
-            lines.append(line)
+        def hear(line: str, values: list[float] = values, threshold: float | None = threshold) -> None:
             print(line, flush=True)
+            for value in read_metrics([line], [plan.metric], plan.filters)[plan.metric]:
+                values.append(value)
+                if stopping and stopping.stops(values, threshold):
+                    raise _Stopped
 
-        value, failure = None, None
+        stopped, failure = False, None
         try:
-            run_trial(arguments, processes, keep)
-            value = _objective(plan, lines)
+            run_trial(arguments, processes, hear)
+        except _Stopped:
+            stopped = True
+            print(
+                f"trial {number} is stopped: {plan.metric} {values[-1]:.4f} after {len(values)} reports, and "
+                f"the others had {threshold:.4f} on average",
+                flush=True,
+            )
         except TrainingError as error:
             failure = str(error)
+        if failure is None and not values:
+            failure = f"the trial printed no line with {plan.metric}=value"
+        value = _objective(plan, values) if failure is None else None
+        if failure is not None:
             failures.append(failure)
+        elif stopping and not stopped:
+            stopping.ended(values)
         study.tell(trial, value, state=None if value is not None else optuna.trial.TrialState.FAIL)
-        rows.append({"number": number, "parameters": chosen, "objective": value, "failure": failure})
-        _write(Path(out), plan, rows)
+        row = {"number": number, "parameters": chosen, "objective": value}
+        rows.append(row | {"failure": failure, "stopped": stopped})
+        best = write_record(Path(out), plan.metric, plan.maximize, plan.parameters, rows)
         if len(failures) > plan.max_failed_trials:
             raise TrainingError(
                 f"{len(failures)} trials failed, more than maxFailedTrialCount; last: {failure}"
             )
-        best = _best(plan, rows)
-        reporter.update(
-            number + 1, f"trials, best {plan.metric} {best['objective']:.4f}" if best else "trials"
-        )
+        reporter.update(number + 1, progress_note(plan.metric, best))
         if best and plan.goal is not None and _reached(plan, best["objective"]):
             print(f"the goal {plan.goal:g} is reached after {number + 1} trials", flush=True)
             break
-    best = _best(plan, rows)
     if best is None:
         raise TrainingError(f"no trial reported {plan.metric}; the last failure: {failures[-1]}")
-    return {name.replace("-", "_"): value for name, value in best["parameters"].items()}
+    return as_training_parameters(best["parameters"])
+
+
+def as_training_parameters(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an Experiment as fields of TrainingParams: learning-rate is learning_rate."""
+    return {name.replace("-", "_"): value for name, value in chosen.items()}
+
+
+def progress_note(metric: str, best: Mapping[str, Any] | None) -> str:
+    return f"trials, best {metric} {best['objective']:.4f}" if best else "trials"
+
+
+def write_record(
+    out: Path,
+    metric: str,
+    maximize: bool,
+    parameters: Sequence[Parameter],
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    """Replace `tuning.json` in `out` by the axes and all trials; return the best one, None without any.
+
+    Each row has `number`, `parameters` by name, `objective` (None: not reported), `failure` and `stopped`.
+    """
+    judged = [row for row in rows if row["objective"] is not None]
+    best = (max if maximize else min)(judged, key=lambda row: row["objective"], default=None)
+    record = {
+        "objective": metric,
+        "maximize": maximize,
+        "parameters": [dataclasses.asdict(parameter) for parameter in parameters],
+        "best": best,
+        "trials": list(rows),
+    }
+    write_whole(out / TUNING_FILE, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    return best
 
 
 def _draw(trial: Any, parameter: Parameter) -> Any:
-    if parameter.kind == "categorical":
-        return trial.suggest_categorical(parameter.name, parameter.values)
-    if parameter.kind == "discrete":
-        values = tuple(int(text) if text.lstrip("+-").isdigit() else float(text) for text in parameter.values)
-        return trial.suggest_categorical(parameter.name, values)
+    if parameter.values:
+        return trial.suggest_categorical(parameter.name, parameter.grid())
     if parameter.kind == "int":
-        return trial.suggest_int(
-            parameter.name,
-            int(parameter.low),
-            int(parameter.high),
-            step=int(parameter.step or 1),
-            log=parameter.log,
-        )
+        step = int(parameter.step or 1)
+        low, high = int(parameter.low), int(parameter.high)
+        return trial.suggest_int(parameter.name, low, high, step=step, log=parameter.log)
     return trial.suggest_float(
         parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
     )
@@ -106,34 +151,27 @@ def _arguments(
     plan: Experiment, chosen: Mapping[str, Any], fixed: Mapping[str, Any], tensors: Path, out: Path
 ) -> list[str]:
     """The trial's own arguments, then what the laptop sets instead; argparse takes the last of each."""
-    ours = {name: value for name, value in fixed.items() if name.replace("_", "-") not in chosen}
-    ours |= {"tensors": tensors, "out": out}
-    return plan.trial_arguments(chosen) + [
-        f"--{name.replace('_', '-')}={value}" for name, value in ours.items()
+    ours = fixed_arguments(fixed, chosen)
+    return [*plan.trial_arguments(chosen), *ours, f"--tensors={tensors}", f"--out={out}"]
+
+
+def fixed_arguments(fixed: Mapping[str, Any], varied: Mapping[str, Any]) -> list[str]:
+    """Training parameters as arguments, without those that the Experiment varies."""
+    return [
+        f"--{name.replace('_', '-')}={_whole(value)}"
+        for name, value in fixed.items()
+        if name.replace("_", "-") not in varied
     ]
 
 
-def _objective(plan: Experiment, lines: list[str]) -> float:
-    values = read_metrics(lines, [plan.metric], plan.filters)[plan.metric]
-    if not values:
-        raise TrainingError(f"the trial printed no line with {plan.metric}=value")
+def _whole(value: Any) -> Any:
+    """KFP passes a dict as a protobuf Struct, whose only number is a double: 5 arrives as 5.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _objective(plan: Experiment, values: list[float]) -> float:
     return {"max": max, "min": min, "latest": lambda all_values: all_values[-1]}[plan.strategy](values)
-
-
-def _best(plan: Experiment, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    judged = [row for row in rows if row["objective"] is not None]
-    if not judged:
-        return None
-    return (max if plan.maximize else min)(judged, key=lambda row: row["objective"])
 
 
 def _reached(plan: Experiment, value: float) -> bool:
     return value >= plan.goal if plan.maximize else value <= plan.goal
-
-
-def _write(out: Path, plan: Experiment, rows: list[dict[str, Any]]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{TUNING_FILE}.{os.getpid()}"
-    record = {"objective": plan.metric, "best": _best(plan, rows), "trials": rows}
-    temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    temporary.replace(out / TUNING_FILE)

@@ -20,7 +20,7 @@ TRAINJOBS = resource("trainer.kubeflow.org/v1alpha1/trainjobs")
 EXPERIMENTS = resource("kubeflow.org/v1beta1/experiments")
 TRIALS = resource("kubeflow.org/v1beta1/trials")
 PODS, EVENTS = resource("v1/pods"), resource("v1/events")
-LIMITS = Limits(deadline_s=300, start_timeout_s=100, lost_after_s=50, look_every_s=0.01)
+LIMITS = Limits(deadline_s=150, start_timeout_s=100, lost_after_s=50, look_every_s=0.01)
 
 
 class Cluster:
@@ -152,4 +152,5 @@ def running_cluster():
 
 def as_json(item) -> dict:
     """A model of a Kubeflow client as the API server gets it."""
-    return json.loads(json.dumps(client.ApiClient().sanitize_for_serialization(item)))
+    values = item.to_dict() if hasattr(item, "model_fields") else item
+    return json.loads(json.dumps(client.ApiClient().sanitize_for_serialization(values)))

@@ -235,7 +235,7 @@ def test_spot_nodes_that_leave_are_waited_for(cluster, settings):
 
 def test_deadline_ends_the_wait_and_frees_the_machine(cluster, settings):
     cluster.plan = [pod_runs]
-    with pytest.raises(JobFailed, match=r"has not ended within 300 s \(deadline_s\)"):
+    with pytest.raises(JobFailed, match=r"has not ended within 150 s \(deadline_s\)"):
         run(cluster, settings)
     assert cluster.get(JOBS, NAME)["spec"]["runPolicy"]["suspend"] is True
 
