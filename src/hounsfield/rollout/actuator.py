@@ -13,7 +13,7 @@ from hounsfield.rollout import manifest
 from hounsfield.rollout.evidence import REVISIONS
 from hounsfield.rollout.policy import First
 
-LOCK = Path(".git/hounsfield-rollout.lock")
+LOCK = Path(".git/hounsfield-rollout")  # no *.lock: those of dead git processes are removed
 
 
 class SomeoneElseError(RolloutError):

@@ -36,6 +36,7 @@ _IDENTITY = {
     "user.name": "Hounsfield rollout",
     "user.email": "rollout@hounsfield.invalid",
     "commit.gpgsign": "false",
+    "gc.auto": "0",  # nothing of git's goes on in the background
 }
 
 
@@ -344,14 +345,16 @@ def _git(tree: Path, *arguments: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            ["git", "-C", str(tree), *arguments],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-            start_new_session=True,  # an interrupt of the caller's group does not cut a commit in two
-        )
+        with recovery.at_work(tree) as descriptors:
+            done = subprocess.run(
+                ["git", "-C", str(tree), *arguments],
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=False,
+                start_new_session=True,  # an interrupt of the caller's group does not cut a commit in two
+                pass_fds=descriptors,
+            )
     except FileNotFoundError:
         raise RolloutError("git is not installed; the rollout keeps its tree in a git repository") from None
     if done.returncode != 0:

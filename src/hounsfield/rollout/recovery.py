@@ -3,21 +3,27 @@
 The note stands in the tree's `.git` folder from before an edit until after its commit: the commit that the
 edit began at, and the SHA-256 of what was written. So an unfinished edit of our own can be told from a
 person's, which is never touched.
+
+A git process may outlive a parent that is killed. Each of ours has inherited a lock, which is free when the
+last one has ended; a lock file of git's own that is left then is of a dead one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hounsfield.errors import RolloutError
 
 NOTE = Path(".git/hounsfield-edit.json")
-_PATIENCE_S = 3.0
+AT_WORK = Path(".git/hounsfield-git")
+_PATIENCE_S = 60.0
 """How long a git process that outlived its parent may take to end by itself."""
 
 
@@ -30,6 +36,17 @@ def note(tree: Path, head: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(tree / NOTE)
+
+
+@contextlib.contextmanager
+def at_work(tree: Path) -> Iterator[tuple[int, ...]]:
+    """Descriptors for a git process to inherit, by which `recover` knows that it is still alive."""
+    if not (tree / ".git").is_dir():  # it is only being made
+        yield ()
+        return
+    with (tree / AT_WORK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield (file.fileno(),)
 
 
 def forget(tree: Path) -> None:
@@ -60,12 +77,18 @@ def recover(tree: Path, file: Path, git: Callable[..., str]) -> bool:
 
 
 def _wait_for_git(tree: Path) -> None:
-    """Let a commit that is still under way end; a lock that stays is one of a dead process."""
     deadline_s = time.monotonic() + _PATIENCE_S
-    while (locks := _locks(tree)) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    for lock in locks:
-        lock.unlink(missing_ok=True)
+    with (tree / AT_WORK).open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise RolloutError(f"a git process is still at work in {tree}; end it first") from None
+                time.sleep(0.05)
+        for lock in _locks(tree):
+            lock.unlink(missing_ok=True)
 
 
 def _locks(tree: Path) -> list[Path]:

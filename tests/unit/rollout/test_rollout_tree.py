@@ -182,10 +182,28 @@ def test_an_edit_that_was_killed_before_its_commit_is_taken_back(tree, monkeypat
             )
         die_at_95_and_5(tree)
     (tree / ".git" / "index.lock").touch()  # what a git that was killed leaves
-    monkeypatch.setattr(recovery, "_PATIENCE_S", 0.1)
     applied = []
     assert GitActuator(tree, lambda: applied.append(manifest.weights(tree))).head() == before
     assert (applied, manifest.weights(tree), manifest.dirty(tree)) == ([(100, 0)], (100, 0), False)
+
+
+def test_a_git_process_that_outlived_its_parent_is_waited_for(tree, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "commit", killed("edited, not yet staged"))
+        die_at_95_and_5(tree)
+    with recovery.at_work(tree) as descriptors:
+        orphan = subprocess.Popen(["sleep", "60"], pass_fds=descriptors)
+    try:
+        (tree / ".git" / "index.lock").touch()
+        with monkeypatch.context() as patched:
+            patched.setattr(recovery, "_PATIENCE_S", 0.0)
+            with pytest.raises(RolloutError, match="still at work"):
+                GitActuator(tree)
+        assert (tree / ".git" / "index.lock").exists()  # it may be the living one's
+    finally:
+        orphan.kill()
+        orphan.wait()
+    assert GitActuator(tree).weights() == (100, 0)
 
 
 def test_an_edit_that_reached_its_commit_stays(tree, monkeypatch):
