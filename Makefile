@@ -90,6 +90,11 @@ render: install ## The manifests of every overlay, rendered into build/
 	@mkdir -p build
 	@for overlay in $(OVERLAYS); do $(VENV)/bin/kubectl kustomize $$overlay > build/$$(basename $$overlay).yaml && echo build/$$(basename $$overlay).yaml; done
 
+.PHONY: golden
+golden: install ## Render every overlay into tests/manifests/golden, so that review sees what a change comes to
+	@for overlay in $(OVERLAYS); do $(VENV)/bin/kubectl kustomize $$overlay > tests/manifests/golden/$$(basename $$overlay).yaml; done
+	@git status --short tests/manifests/golden
+
 CRDS ?= $(if $(HOUNSFIELD_CRDS),$(HOUNSFIELD_CRDS),../shared/crds)
 CHECKOV := build/checkov
 
@@ -104,6 +109,24 @@ validate: install $(CHECKOV)/.installed ## The manifests: schemas (CRDS=folder),
 	@rm -rf build/pods
 	@$(VENV)/bin/hounsfield manifests validate $(OVERLAYS) katib/experiment.yaml --crds $(CRDS) --pods build/pods
 	@$(CHECKOV)/bin/checkov --config-file manifests/.checkov.yaml -d build/pods
+
+# Pin the base by digest: make images BASE=docker.io/library/debian:bookworm-slim@sha256:...
+BASE ?= docker.io/library/debian:bookworm-slim
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILDER ?= $(shell docker info >/dev/null 2>&1 && echo docker || { command -v buildah >/dev/null && echo buildah; })
+TARGETS ?= train launch serve guard
+BUILD_ARGS ?=
+
+.PHONY: images
+images: ## The container images, by docker or buildah (TARGETS='serve guard' for some)
+	@test -n '$(BUILDER)' || { echo "neither a docker daemon nor buildah is there: apt-get install buildah"; exit 2; }
+	@for target in $(TARGETS); do echo "== docker.io/hounsfield/$$target:$(VERSION)"; \
+	  $(BUILDER) build $(if $(filter buildah,$(BUILDER)),--format docker) -f images/Dockerfile --target $$target --build-arg BASE=$(BASE) \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_ARGS) -t docker.io/hounsfield/$$target:$(VERSION) . || exit; done
+
+.PHONY: sbom
+sbom: install ## A CycloneDX list of what each image holds: build/sbom/TARGET.cdx.json
+	@bash images/sbom.sh $(PYTHON) build/sbom
 
 .PHONY: constraints
 constraints: install ## Write the installed versions back into constraints*.txt

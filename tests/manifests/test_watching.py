@@ -252,3 +252,28 @@ def test_no_panel_and_no_rule_is_empty(watched, tmp_path):
 @needs_prometheus
 def test_a_query_of_a_series_that_nobody_has_is_found_empty(watched):
     assert ask(watched[1], "hounsfield_renamed_total") == []
+
+
+@pytest.mark.skipif(
+    shutil.which("amtool") is None, reason="amtool is missing (Debian: prometheus-alertmanager)"
+)
+def test_alertmanager_takes_the_routes_and_sends_each_alert_to_its_people():
+    file = ROOT / "manifests/alertmanager/alertmanager.yaml"
+    assert subprocess.run(["amtool", "check-config", file], capture_output=True, check=False).returncode == 0
+    for alert in alerts():
+        severity, name = alert["labels"]["severity"], alert["alert"]
+        command = ["amtool", "config", "routes", "test", f"--config.file={file}"]
+        done = subprocess.run(
+            [*command, f"alertname={name}", f"severity={severity}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        of_the_model = {
+            "HounsfieldDrift",
+            "HounsfieldGateFailed",
+            "HounsfieldRefusesMuch",
+            "HounsfieldReviewsMuch",
+        }
+        expected = "on-call" if severity == "page" else "model-owners" if name in of_the_model else "tickets"
+        assert done.stdout.strip().endswith(expected), name

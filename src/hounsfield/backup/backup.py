@@ -3,8 +3,8 @@
     STORE/objects/9f2c...                  a file's bytes, by their SHA-256: what is there is not sent again
     STORE/backups/20261121T020000Z.json    the names of one night's files and their digests; written last
 
-A store is a folder or an object store (`s3://bucket/prefix`). A log is copied while it is written: HEAD first, so
-that it knows no more than the copy holds. A full segment never changes, so a night costs what the day wrote.
+A store is a folder or an object store (`s3://bucket/prefix`). A log is copied while it is written: HEAD
+first, so that it knows no more than the copy holds. A full segment never changes: a night costs a day.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A backup is proven by what comes back: every byte and every chain; what was altered in the store is found."""
+"""A backup is proven by what comes back: every byte and every chain; what was altered is found."""
 
 import json
 from datetime import UTC, datetime, timedelta
