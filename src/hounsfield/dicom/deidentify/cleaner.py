@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import copy
 
 from pydicom.charset import python_encoding
 from pydicom.config import IGNORE
@@ -123,6 +124,8 @@ class Cleaner:
         element = source.get_item(tag)
         if element.VR == "UN" or (not element.is_raw and element.VR is None):
             element = source[tag]  # pydicom gives it the dictionary's VR
+        if not element.is_raw:
+            element = copy(element)  # whoever changes the answer must not change the source
         if element.VR is not None and element.VR not in vr and not {element.VR, vr} <= _STRINGS:
             return None  # text in a number's place was put there by hand
         if step is Step.KEEP:

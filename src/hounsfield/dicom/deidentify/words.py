@@ -17,8 +17,8 @@ _WORD = re.compile(r"[^\W_]+")
 _PROTOCOL_WORDS = (
     "ax axial sag sagittal cor coronal obl oblique t1 t2 t1w t2w pd pdw dwi adc flair stir tse fse gre "
     "se ge epi vibe mprage space tof swi dixon haste bold asl mra mrv mrcp ct cta hrct mr mri us xr cr "
-    "dx dr mg pt pet nm xa rf spect ap pa lat lateral ll rl rld lld rlo llo rao lao cc mlo ml lm frog "
-    "leg swimmers odontoid scout topogram localizer survey recon thin thick soft sharp bone lung "
+    "dx mg pt pet nm xa rf spect ap pa lat lateral ll rl rld lld rlo llo rao lao cc mlo ml lm frog leg "
+    "swimmers odontoid scout topogram localizer survey recon thin thick soft sharp bone lung "
     "mediastinum window kernel contrast with without w wo iv oral pre post delayed arterial venous "
     "portal phase native enhanced fs fatsat fat sat breath hold inspiration expiration erect supine "
     "prone upright standing sitting portable bedside mobile grid left right both bilateral unilateral "
@@ -27,11 +27,12 @@ _PROTOCOL_WORDS = (
     "baseline chest thorax abdomen pelvis head neck spine cspine tspine lspine skull brain knee hip "
     "foot ankle wrist hand elbow shoulder finger toe rib ribs clavicle scapula sternum sacrum coccyx "
     "femur tibia fibula humerus radius ulna kub trauma dose low high resolution isotropic mm cm kv kvp "
-    "ma mas ms hu and of the in for on to by from at no not 2d 3d 4d min max mip mpr mean std"
+    "ma mas ms hu and of the in for on to by from at no not 2d 3d 4d min max mip mpr mean std kidney "
+    "renal spleen cardiac aorta pulmonary coronary"
 )
 _PROTOCOL = frozenset(_PROTOCOL_WORDS.split())
-_CONTEXT_GROUPS = (4, 12, 29, 244, 4009, 4010, 4011, 4012, 4013, 4014, 4028, 4030, 4031)
-"""PS3.16: anatomy, contrast agents, modalities, laterality and views; their meanings' words are of nobody."""
+_CONTEXT_GROUPS = (12, 4009, 4010, 4011, 4014, 4028, 4031)
+"""PS3.16: contrast agents, directions of view and anatomy. Not 4012 and 4030, which hold names of persons."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -52,7 +53,7 @@ class Names:
             self._words.update(word for word in words if len(word) >= MIN_WORD or not word.isascii())
             self._add_contained(words)
             self._add_contained(words[1::-1])
-            self._contained.update(word for word in words if not word.isascii() and len(word) > 1)
+            self._contained.update(word for word in words if not word.isascii())
         for identifier in identifiers:
             words = normal_words(identifier)
             if len("".join(words)) >= MIN_IDENTIFIER:
