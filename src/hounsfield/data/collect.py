@@ -211,7 +211,7 @@ def _summarise(index: pa.Table, gathered: _Gathered) -> IngestSummary:
     return IngestSummary(
         accepted=len(index),
         quarantined=gathered.reasons.total(),
-        by_reason=dict(sorted(gathered.reasons.items())),
+        by_reason={str(reason): count for reason, count in sorted(gathered.reasons.items())},
         by_split=dict(Counter(index["split"].to_pylist()).most_common()),
         positives=sum(labels),
         fingerprint=dataset_fingerprint(zip(index["sha256"].to_pylist(), labels, strict=True)),

@@ -133,7 +133,7 @@ def _records(path: Path, head: dict) -> Iterator[dict]:
             except ValueError:  # only the last line can be half a line
                 return
             if number == 0:
-                if record != head:
+                if record["made_by"] != head["made_by"]:
                     return
             else:
                 yield record

@@ -55,10 +55,10 @@ def read_shard(
         todo = _todo(opened, shard, rules, journal, counts)
         lost = 0
         for (name, _), outcome in _outcomes(todo, opened, rules, journal.images, workers):
-            # A network may be better next time, and a file's permissions may be put right.
-            again = outcome.refusal is not None and outcome.refusal[0] == Reason.UNREADABLE
-            journal.add(name, outcome, again=again)
-            lost = lost + 1 if again and opened.remote else 0
+            reason = outcome.refusal[0] if outcome.refusal else None
+            # A network may be better next time, a file's permissions put right, a busy machine idle.
+            journal.add(name, outcome, again=reason in (Reason.UNREADABLE, Reason.DECODE_TIMEOUT))
+            lost = lost + 1 if reason == Reason.UNREADABLE and opened.remote else 0
             if lost == LOST_AFTER:
                 raise DataError(
                     f"the source has gone away: {lost} objects in a row could not be read, the last one with "

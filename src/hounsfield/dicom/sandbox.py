@@ -121,10 +121,10 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
         # Only the worker holds the far end now, so its death closes the pipe.
         far_end.close()
-        self._ready = False
+        self._ready = self._warm = False
 
     def run(self, function: Callable[[Item], Result], item: Item, timeout_s: float) -> Result:
-        self._await_ready()
+        self._await_ready(function)
         try:
             self._pipe.send((function, item))
             if not self._pipe.poll(timeout_s):
@@ -140,16 +140,19 @@ class _Worker:
             return value
         raise value
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, function: Callable) -> None:
         """A start (imports) is not counted against an item's time, and its failure is no file's fault."""
-        if self._ready:
+        if self._warm:
             return
         if self._process is None:
             self._start()
         try:
-            if not self._pipe.poll(_START_LIMIT_S):
-                raise EOFError
-            self._pipe.recv()
+            if not self._ready:
+                self._hear()
+                self._ready = True
+            # A function's module, and all that it imports, is imported as the function arrives.
+            self._pipe.send((_arrive, function))
+            self._hear()
         except (EOFError, OSError):
             self._process.join(1)
             code = self._process.exitcode
@@ -160,7 +163,12 @@ class _Worker:
                 + ": it imports the main program anew, which must be a file, not standard input, whose work "
                 "stands under `if __name__ == '__main__':`"
             ) from None
-        self._ready = True
+        self._warm = True
+
+    def _hear(self) -> None:
+        if not self._pipe.poll(_START_LIMIT_S):
+            raise EOFError
+        self._pipe.recv()
 
     def _replace(self) -> None:
         self.stop()
@@ -174,6 +182,10 @@ class _Worker:
         self._process.join()
         self._process.close()
         self._process = None
+
+
+def _arrive(_: Callable) -> None:
+    """The first thing that a worker is given to do, so that the next one finds everything imported."""
 
 
 def _serve(pipe: Connection, memory_bytes: int) -> None:

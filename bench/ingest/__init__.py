@@ -1,0 +1,1 @@
+"""Ingest: mutated files, memory, speed."""
