@@ -65,7 +65,7 @@ def pytorchjob(name: str, settings: JobSettings, image: str, arguments: Sequence
     from kubernetes import client
 
     template = {
-        "metadata": {"annotations": dict(pods.ANNOTATIONS)},
+        "metadata": {"annotations": dict(pods.ANNOTATIONS), "labels": dict(pods.LABELS)},
         "spec": {
             "automountServiceAccountToken": False,
             "securityContext": dict(pods.POD_SECURITY),
@@ -130,7 +130,7 @@ def trainjob(name: str, settings: JobSettings, image: str, arguments: Sequence[s
             "is fixed; use launcher 'pytorchjob' or remove it"
         )
     pod = {
-        "metadata": {"annotations": dict(pods.ANNOTATIONS)},
+        "metadata": {"annotations": dict(pods.ANNOTATIONS), "labels": dict(pods.LABELS)},
         "spec": {
             "securityContext": dict(pods.POD_SECURITY),
             "containers": [

@@ -13,6 +13,9 @@ COMMAND = ("hounsfield", "train")
 SCRATCH = "/scratch"
 
 # Without Istio's sidecar: the processes of a job speak to each other directly, and the pod has to end.
+LABELS = {"hounsfield.dev/part": "training"}
+"""What the NetworkPolicies of manifests/cluster/network know a training pod by."""
+
 ANNOTATIONS = {"sidecar.istio.io/inject": "false"}
 
 POD_SECURITY = {
