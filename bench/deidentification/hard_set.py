@@ -112,8 +112,9 @@ _IDEOGRAPHS = "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林郑山�
 class Maker:
     """Makes the files of one patient after another from a seed."""
 
-    def __init__(self, codes: dict[int, str], seed: int = 1) -> None:
+    def __init__(self, codes: dict[int, str], seed: int = 1, nested: int = 100) -> None:
         self._codes, self._random = codes, random.Random(seed)  # noqa: S311
+        self._nested = nested
         self._nestable = sorted(tag for tag in codes if tag >> 16 not in (0x5000, 0x6000))
 
     def patients(self, count: int) -> Iterator[list[tuple[Dataset, list[Action]]]]:
@@ -259,7 +260,7 @@ class Maker:
                 setattr(ds, keyword, Sequence([item]))
             ds = ds[keyword].value[0]
             path = (*path, (tag_for_keyword(keyword), 0))
-        for tag in self._random.sample(self._nestable, 100):
+        for tag in self._random.sample(self._nestable, self._nested):
             self._add(ds, actions, path, tag, charset)
 
     def _private(self, ds: Dataset, actions: list[Action]) -> None:

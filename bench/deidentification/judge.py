@@ -53,7 +53,9 @@ def is_right(action: Action, written: bytes, output: Dataset, uids: dict[str, se
         value = action.value
         return found is not None and (found == value if isinstance(value, bytes) else str(found) == value)
     if action.rule == "age":
-        return str(found or "") != action.value or int(action.value[:3]) <= 89
+        return (
+            str(found or "") != action.value or int(action.value[:3]) <= 90
+        )  # 90 is the name of all above 89
     if action.rule == "changed":
         return found is None or str(found) != action.value
     if action.rule == "uid":
