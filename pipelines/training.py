@@ -59,6 +59,7 @@ def training(
     frames: str = "refuse",
     deidentification: str = "",
     ingest_store: str = "",
+    reference_profile: str = "",
     launcher: str = "torchrun",
     cluster: dict = {},  # noqa: B006
 ) -> Outputs:
@@ -88,6 +89,8 @@ def training(
         deidentification: words of `hounsfield.dicom.deidentify.Profile.parse`; empty is the default.
         ingest_store: folder that outlives runs and holds what was read, so that only new files are read; on a
             cluster a volume that all shards can write to, or empty.
+        reference_profile: profile.json, or the data set or package that holds it: data that breaks its limits
+            is refused. Empty is no check.
         launcher: torchrun (in the step), pytorchjob or trainjob; with a job `tune` runs by Katib.
         cluster: fields of `hounsfield.cluster.settings.JobSettings`, for example {"workers": 4, "gpus": 1,
             "storage": "s3://bucket/training"}.
@@ -102,7 +105,12 @@ def training(
             store=ingest_store,
             workers=workers,
         )
-    ingested = ingest(labels=labels, seed=seed, shards=dsl.Collected(part.outputs["images"]))
+    ingested = ingest(
+        labels=labels,
+        seed=seed,
+        reference_profile=reference_profile,
+        shards=dsl.Collected(part.outputs["images"]),
+    )
     tensors = preprocess(size_px=size_px, workers=workers, dataset=ingested.outputs["dataset"]).outputs[
         "tensors"
     ]

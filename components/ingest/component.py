@@ -12,6 +12,7 @@ from components.images import TRAIN
 def ingest(
     labels: str,
     seed: int,
+    reference_profile: str,
     shards: Input[List[Dataset]],  # noqa: UP006
     dataset: Output[Dataset],
     validation_set: Output[Dataset],
@@ -35,7 +36,8 @@ def ingest(
 
     rules = Rules(key_from(os.environ))
     folders = [Path(shard.path) for shard in shards]
-    result = collect(folders, Path(labels), Path(dataset.path), rules, seed=seed)
+    reference = Path(reference_profile) if reference_profile else None
+    result = collect(folders, Path(labels), Path(dataset.path), rules, seed=seed, reference=reference)
     # The test split: neither the weights nor the operating point have seen it.
     frozen = freeze(
         Path(dataset.path), Path(validation_set.path), header_groups(Path(dataset.path)), split="test"

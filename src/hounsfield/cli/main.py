@@ -18,6 +18,7 @@ from hounsfield.cli.access import add_commands as add_access_commands
 from hounsfield.cli.ask import add_commands as add_ask_commands
 from hounsfield.cli.audit import add_commands as add_audit_commands
 from hounsfield.cli.backup import add_commands as add_backup_commands
+from hounsfield.cli.data import add_commands as add_data_commands
 from hounsfield.cli.manifests import add_commands as add_manifests_commands
 from hounsfield.cli.outcomes import add_commands as add_outcomes_commands
 from hounsfield.cli.rollout import add_commands as add_rollout_commands
@@ -171,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     locate.add_argument("sha256", help="from the column sha256 of quarantine.parquet or index.parquet")
     locate.add_argument("--data", type=Path, required=True, help="the folder that was ingested")
+
+    add_data_commands(data, command=_command)
 
     access = commands.add_parser("access", help="who may ask the gateway: API keys and tokens")
     add_access_commands(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hounsfield.data.examine import INTENSITY_PERCENTILES, Rules
+from hounsfield.data.expectations import CATEGORIES as CATEGORIES_OF_IMAGES
+from hounsfield.data.expectations import check, load_expectations
 from hounsfield.data.fingerprint import dataset_fingerprint
 from hounsfield.data.folder import link, whole_folder
 from hounsfield.data.journal import IMAGES, read_journal
@@ -68,15 +70,24 @@ class IngestSummary:
     fingerprint: str
 
 
-def collect(shards: Sequence[Path], labels: Path, out: Path, rules: Rules, seed: int = 7) -> IngestSummary:
+def collect(
+    shards: Sequence[Path],
+    labels: Path,
+    out: Path,
+    rules: Rules,
+    seed: int = 7,
+    reference: Path | None = None,
+) -> IngestSummary:
     """Write the data set of all `shards` (folders of `read_shard`, by the same key) to `out`.
 
     An object is in `index.parquet` or in `quarantine.parquet`; the labels file itself is left out when it lay
     in the source. Of several objects with one SOP Instance UID, that with the lowest SHA-256 is taken. Raises
     LabelError for a label that fits no object, DataError when the set cannot be used: nothing readable, one
-    class only, too few patients. `out` appears only when everything went well.
+    class only, too few patients, a hard limit of the profile `reference` broken; what only warns is printed.
+    `out` appears only when everything went well.
     """
     table = load_labels(labels)
+    expected = {} if reference is None else load_expectations(reference)
     with whole_folder(out, MARKER) as folder:
         gathered = _gather(shards, table, rules, hashlib.sha256(labels.read_bytes()).hexdigest())
         if not gathered.accepted and not gathered.reasons[Reason.NO_LABEL]:
@@ -86,6 +97,7 @@ def collect(shards: Sequence[Path], labels: Path, out: Path, rules: Rules, seed:
             total = gathered.reasons.total()
             raise DataError(f"none of the {total} files has a label: check the column {table.key_column}")
         index, refused = gathered.tables()
+        _check_expected(index, expected)
         splits = assign_splits(_frame(index, ("patient_id", "label", "sha256")), seed)
         index = index.append_column("split", pa.array(splits.to_list()))
         _link_images(shards, index, folder)
@@ -193,6 +205,19 @@ def _link_images(shards: Sequence[Path], index: pa.Table, folder: Path) -> None:
     for source, file in zip(index["source"].to_pylist(), index["file"].to_pylist(), strict=True):
         number, _, name = source.partition("/")
         link(shards[int(number)] / IMAGES / name, folder / file)
+
+
+def _check_expected(index: pa.Table, expected: Mapping) -> None:
+    if not expected:
+        return
+    findings = check(_frame(index, (*CATEGORIES_OF_IMAGES, *NUMBERS)), expected)
+    for finding in findings:
+        print(finding)
+    failed = [finding for finding in findings if finding.hard]
+    if failed:
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        first = f"{failed[0].field}: {failed[0].said}{others}"
+        raise DataError(f"the data is not what its reference profile expects: {first}")
 
 
 def _frame(table: pa.Table, columns: Sequence[str]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The data profile: counts and ranges a field, to read at a glance and to compare later data with."""
+"""The data profile: counts and ranges a field to read at a glance, and what is expected of later data."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from hounsfield.data.examine import INTENSITY_PERCENTILES
+from hounsfield.data.expectations import expectations
 from hounsfield.dicom.groups import ATTRIBUTES, groups_of, manufacturers
 
 CATEGORIES = (
     "label", "split", "modality", "manufacturer", "view_position", "patient_sex", "bits_stored",
     "photometric_interpretation", "transfer_syntax_uid",
 )  # fmt: skip
-NUMBERS = ("age_years", "rows", "columns", "pixel_spacing_mm")
+NUMBERS = ("age_years", "rows", "columns", "pixel_spacing_mm", *INTENSITY_PERCENTILES)
 
 
 def profile(index: pd.DataFrame) -> dict:
     """JSON-ready summary of an index: for a category the count of each value, for a number its spread.
 
-    `missing` counts None and the empty string. Quantiles are linear (numpy's default).
+    `missing` counts None and the empty string. Quantiles are linear (numpy's default). `expectations` are
+    what `hounsfield data check` holds later data against.
     """
     fields: dict[str, dict] = {}
     for name in CATEGORIES:
@@ -42,7 +45,12 @@ def profile(index: pd.DataFrame) -> dict:
                 "p95": float(values.quantile(0.95)),
                 "max": float(values.max()),
             }
-    return {"images": len(index), "patients": int(index["patient_id"].nunique()), "fields": fields}
+    return {
+        "images": len(index),
+        "patients": int(index["patient_id"].nunique()),
+        "fields": fields,
+        "expectations": expectations(index),
+    }
 
 
 def header_groups(dataset: Path) -> Callable[[Mapping[str, object]], dict[str, str]]:

@@ -163,6 +163,19 @@ def test_shards_together_give_the_data_set_of_one(sample, done, tmp_path):
         )
 
 
+def test_data_that_breaks_a_limit_of_its_reference_profile_makes_no_data_set(sample, done, tmp_path):
+    from hounsfield.data.collect import collect
+
+    collect([done], sample / "labels.csv", tmp_path / "set", RULES)
+    profile = json.loads((tmp_path / "set" / "profile.json").read_text())
+    assert collect([done], sample / "labels.csv", tmp_path / "new", RULES, reference=tmp_path / "set")
+    profile["expectations"]["rows"]["max"] = 63
+    (tmp_path / "edited.json").write_text(json.dumps(profile))
+    with pytest.raises(DataError, match="rows: 120 of 120 images lie outside 32 to 63: 64 to 64"):
+        collect([done], sample / "labels.csv", tmp_path / "no", RULES, reference=tmp_path / "edited.json")
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_store_is_shared_and_not_copied(sample, copy, tmp_path):
     store = tmp_path / "store"
     shutil.move(copy, store / "1-of-1")
