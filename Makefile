@@ -9,6 +9,9 @@ GUARD := .venv-guard
 PORT ?=
 DATA ?=
 LABELS ?=
+HOST ?=
+PARAMS ?=
+NAMESPACE ?=
 ARGS ?=
 export HOUNSFIELD_GUARD_PYTHON ?= $(CURDIR)/$(GUARD)/bin/python
 
@@ -84,6 +87,10 @@ compile: install ## The pipeline as YAML for the Kubeflow dashboard: build/houns
 	@$(VENV)/bin/python -m pipelines.compile --out build
 
 OVERLAYS := $(wildcard manifests/overlays/*)
+
+.PHONY: submit
+submit: install ## Run the pipeline on Kubeflow: HOST=address PARAMS=params.yaml (NAMESPACE=team, ARGS='--cron ...')
+	@$(VENV)/bin/python -m pipelines.submit --host '$(HOST)' $(if $(PARAMS),--params '$(PARAMS)') $(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(ARGS)
 
 .PHONY: render
 render: install ## The manifests of every overlay, rendered into build/

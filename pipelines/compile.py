@@ -4,8 +4,20 @@ import argparse
 from pathlib import Path
 
 from kfp import compiler
+from kfp.dsl.base_component import BaseComponent
 
+from pipelines.retraining import retraining
 from pipelines.training import training
+
+PIPELINES = {"training": training, "retraining": retraining}
+
+
+def compile_package(pipeline: BaseComponent, out: Path) -> Path:
+    """Write the package of `pipeline` into the folder `out`; return its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / f"{pipeline.name}.yaml"
+    compiler.Compiler().compile(pipeline, str(target))
+    return target
 
 
 def main() -> None:
@@ -19,10 +31,8 @@ def main() -> None:
         "--out", type=Path, default=Path("build"), help="folder to write into (default: build)"
     )
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    target = out / f"{training.name}.yaml"
-    compiler.Compiler().compile(training, str(target))
-    print(target)
+    for pipeline in PIPELINES.values():
+        print(compile_package(pipeline, out))
 
 
 if __name__ == "__main__":

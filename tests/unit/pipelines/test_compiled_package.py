@@ -34,7 +34,8 @@ def package(tmp_path_factory) -> Path:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == str(out / "hounsfield-training.yaml")
+    names = ("hounsfield-training.yaml", "hounsfield-retraining.yaml")
+    assert done.stdout.split() == [str(out / name) for name in names]
     return out / "hounsfield-training.yaml"
 
 
