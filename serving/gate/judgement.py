@@ -75,9 +75,10 @@ class Judgement:
         """Ask candidate and champion about every case. A model that does not answer has not passed."""
         question = self._question
         try:
-            self._candidate = replay(question.candidate_url, self.frozen.files, question.model_name)
+            files, name = self.frozen.files, question.model_name
+            self._candidate = replay(question.candidate_url, files, name, "canary")
             if question.champion_url is not None:
-                self._champion = replay(question.champion_url, self.frozen.files, question.model_name)
+                self._champion = replay(question.champion_url, files, name, "stable")
         except ServingError as error:
             self._trouble = str(error)
 

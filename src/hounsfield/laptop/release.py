@@ -20,23 +20,23 @@ from typing import Any
 from hounsfield.config import Home
 from hounsfield.errors import RegistryError
 from hounsfield.laptop import stack
+from hounsfield.laptop.admitted import admission, read_rules
 from hounsfield.laptop.callers import make_api_key
 from hounsfield.laptop.ports import HOST, Ports
-from hounsfield.laptop.processes import GATE_KEY, package_folder
+from hounsfield.laptop.processes import package_folder
 from hounsfield.laptop.tls import write_private
 from hounsfield.registry.registry import CHAMPION, Registry
 from hounsfield.rollout import admission as gate_record
-from hounsfield.rollout import approvals, manifest, signed
+from hounsfield.rollout import approvals, manifest
 from hounsfield.rollout.actuator import GitActuator, alone
-from hounsfield.rollout.admission import Admission
-from hounsfield.rollout.change_plan import ChangePlan, load_change_plan
+from hounsfield.rollout.change_plan import ChangePlan
 from hounsfield.rollout.controller import PROMOTED, Event, SystemClock, run_canary
 from hounsfield.rollout.gate_client import Judged, request_verdict
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.manifest import Revision
 from hounsfield.rollout.notify import Notifier
 from hounsfield.rollout.pairs import Pairs, WithPairs
-from hounsfield.rollout.policy import Policy, load_policy, policy_file
+from hounsfield.rollout.policy import Policy
 from hounsfield.rollout.scrape import ScrapeProvider
 from hounsfield.rollout.timeline import timeline
 
@@ -110,7 +110,7 @@ def _release(
         return result | {"endpoints": endpoints(home)}
 
     _serve_candidate(home, candidate)
-    policy, plan = load_policy(policy_file(home.tree, "laptop")), load_plan(home)
+    policy, plan = read_rules(home)
     say(f"gate: replaying the validation set through version {candidate.model_version}")
     judged = ask_gate(home, policy, plan, validation_set, candidate)
     Ledger(home.ledger).record(gate_record.KIND, time.time(), entry=judged.entry, verdict=judged.verdict)
@@ -165,17 +165,6 @@ def ask_gate(
         policy=policy.gate,
         plan=plan,
     )
-
-
-def load_plan(home: Home) -> ChangePlan:
-    """The change plan of the tree."""
-    return load_change_plan(home.tree / "base" / "rollout" / "change-plan.yaml")
-
-
-def admission(home: Home, policy: Policy, plan: ChangePlan) -> Admission:
-    """What a pass of this home's gate has to be about."""
-    gate_key = signed.key_name(signed.ensure_key(home.keys / GATE_KEY))
-    return Admission(gate_key, policy.gate.digest, plan.digest)
 
 
 @contextlib.contextmanager
@@ -271,7 +260,7 @@ def _withdraw(home: Home, why: str) -> None:
 
 def _require_approvals(home: Home, candidate: Revision) -> None:
     """As many signed approvals as the policy asks of a promotion, in the rollout that led to it."""
-    policy, ledger = load_policy(policy_file(home.tree, "laptop")), Ledger(home.ledger)
+    policy, ledger = read_rules(home)[0], Ledger(home.ledger)
     begun = [s.started_at for s in ledger.stories() if s.revisions["canary"] == candidate.package_digest]
     since = begun[-1] if begun else 0.0
     approvals.require_promotion(ledger.entries(approvals.KIND), policy, candidate.package_digest, since)

@@ -18,6 +18,7 @@ import requests
 from hounsfield.config import Home
 from hounsfield.errors import PlatformError, RolloutError
 from hounsfield.laptop import callers, envoy
+from hounsfield.laptop.admitted import check_admitted
 from hounsfield.laptop.plan import Machine, Plan, Ports, Process, make_plan, read_door
 from hounsfield.laptop.ports import HOST
 from hounsfield.laptop.processes import GATE_KEY
@@ -84,6 +85,7 @@ def up(
     machine = Machine(Ports(read_door(objects).port), repo, sys.executable, str(guard), home.root)
     plan = make_plan(objects, machine)
     _check(plan)
+    check_admitted(home)
     _check_ports_free(machine.ports)
     home.run.mkdir(parents=True, exist_ok=True)
     with _locked(home.run):
@@ -118,7 +120,7 @@ def apply(home: Home) -> Status:
 
     New and changed servers are started and waited for first, then the routes move at once, then what is no
     longer asked for is stopped; weights alone restart nothing. A server that does not come up is a
-    PlatformError, and the routes stay as they were.
+    PlatformError, a canary with traffic that the gate has not passed a RolloutError, and the routes stay.
     """
     supervisor = Supervisor(home.run)
     if not supervisor.is_running():
@@ -130,6 +132,7 @@ def apply(home: Home) -> Status:
         )
         plan = make_plan(render(home.tree / OVERLAY), machine)
         _check(plan)
+        check_admitted(home)
         processes = _all_processes(home, plan, machine, state["with_mlflow"])
         supervisor.write(processes, machine.repo)
         added, changed, removed = supervisor.reload()

@@ -35,8 +35,8 @@ class GapPolicy:
 class GatePolicy:
     """Rates, areas and errors are 0 to 1. What must be shown is shown at `confidence`, one-sided.
 
-    `drift_alpha` is the chance that a frozen set like the model's reference is taken for a shifted one, if its
-    images were independent; ADR 12 has what it is when they are not.
+    `drift_alpha` is the chance that a frozen set like the model's reference is taken for a shifted one, if
+    its images were independent; ADR 12 has what it is when they are not.
     """
 
     min_auroc: float = 0.75

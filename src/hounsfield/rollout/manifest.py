@@ -211,6 +211,12 @@ def ledger_anchors(tree: Path) -> list[str]:
     return found
 
 
+def former_champions(tree: Path) -> set[str]:
+    """Digests of the packages that a release has made stable, by the evidence of the tree's commits."""
+    found = (evidence_of(tree, sha) for sha in _git(tree, "rev-list", "HEAD").splitlines())
+    return {evidence["package_digest"] for evidence in found if evidence.get("role") == "stable"}
+
+
 def dirty(tree: Path) -> bool:
     """Whether the working tree has changes that are not committed."""
     return bool(_git(tree, "status", "--porcelain"))

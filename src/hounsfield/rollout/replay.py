@@ -31,13 +31,15 @@ def replay(
     url: str,
     files: Sequence[Path],
     model_name: str = MODEL_NAME,
+    revision: str = "",
     timeout_s: float = 10.0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
     """Send every file, one a request, and keep the answers in that order.
 
-    `url` is the server's address without a path. Raises ServingError when the model is not ready there; a
-    single request that fails is counted as an error, an element that the server refuses as a refusal.
+    `url` is the server's address without a path, or the gateway's, which answers by `revision` (stable,
+    canary), whatever the weights are. Raises ServingError when the model is not ready there;
+    a single request that fails is counted as an error, an element that the server refuses as a refusal.
     """
     address = f"{url.rstrip('/')}/v2/models/{model_name}"
     rows: list[_Row | None] = []
@@ -45,6 +47,7 @@ def replay(
     errors = refusals = 0
     with requests.Session() as session:
         session.trust_env = False  # a proxy of the hospital's network has no part in this
+        session.headers |= {"x-hounsfield-revision": revision} if revision else {}
         _check_ready(session, address, timeout_s)
         for done, file in enumerate(files, start=1):
             content = file.read_bytes()
