@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from hounsfield.errors import TrainingError
-from hounsfield.imaging.preprocess import DATASET, open_split
+from hounsfield.imaging.preprocess import DATASET, SplitImages, open_split
 
 _CHUNK = 256
 
@@ -20,14 +21,13 @@ class Split:
     """One split, its images in the order of their source files' SHA-256.
 
     The index is in the order of pseudonyms, which change with the de-identification key; this order does not,
-    so that the same files train the same network whatever the key. `labels` (N,) float32.
+    so that the same files train the same network whatever the key. Frames of one file are in the order of
+    the SHA-256 of their pixels. `labels` (N,) float32.
     """
 
     def __init__(self, tensors_dir: Path, name: str) -> None:
         images, table = open_split(tensors_dir, name)
-        order = np.arange(len(table))
-        if "sha256" in table:
-            order = np.argsort(table["sha256"].to_numpy(dtype=str), kind="stable")
+        order = _by_content(images, table["sha256"]) if "sha256" in table else np.arange(len(table))
         self.name, self._images, self._order = name, images, order
         self.labels = table["label"].to_numpy(dtype=np.float32)[order]
         self.shape = images.shape
@@ -56,6 +56,14 @@ class Split:
                     f"the {self.name} split holds pixels that are not finite; run preprocess again"
                 )
             digest.update(images.numpy())
+
+
+def _by_content(images: SplitImages, sha256: pd.Series) -> np.ndarray:
+    keys = [(digest, b"") for digest in sha256]
+    for position in np.flatnonzero(sha256.duplicated(keep=False)):
+        pixels = images[np.array([position])].tobytes()
+        keys[position] = (keys[position][0], hashlib.sha256(pixels).digest())
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__))
 
 
 class TrainingData:

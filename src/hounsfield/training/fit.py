@@ -101,11 +101,8 @@ def _fit(
     identity = dataclasses.asdict(params) | {"shape": list(data.shape), "data": data.digest}
     place = checkpoint.folder_of(resuming.checkpoints or join(out, "checkpoints"), identity)
     file = join(place, checkpoint.FILE)
-    state = checkpoint.load(file, identity)
-    if state is None and resuming.checkpoint:
-        state = checkpoint.load(resuming.checkpoint, identity)
-        if state is None:
-            raise TrainingError(f"there is no checkpoint {resuming.checkpoint}")
+    _check_same_data(fabric, data)
+    state = _state(fabric, file, resuming.checkpoint, identity)
     loop = Loop(fabric, params, data)
     if state is not None:
         loop.load(state)
@@ -135,6 +132,38 @@ def _fit(
                 log.end(succeeded)
     if fabric.is_global_zero:
         remove_folder(place)
+        if not (resuming.checkpoints or is_remote(out)):
+            with contextlib.suppress(OSError):  # not empty: the checkpoint of another run is there
+                (Path(out) / "checkpoints").rmdir()
+
+
+def _check_same_data(fabric: Fabric, data: TrainingData) -> None:
+    """Each pod reads its own copy: a process with another one would spoil the weights of all, unseen."""
+    if fabric.world_size > 1:
+        digests: list[Any] = [None] * fabric.world_size
+        distributed.all_gather_object(digests, data.digest)
+        if len(set(digests)) > 1:
+            raise TrainingError(f"the processes were given different tensors: digests {', '.join(digests)}")
+
+
+def _state(
+    fabric: Fabric, file: str, given: str | None, identity: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What the checkpoint holds, or None; the process of rank 0 reads it for all, whose disks may lack it."""
+    found: dict[str, Any] | TrainingError | None = None
+    if fabric.is_global_zero:
+        try:
+            found = checkpoint.load(file, identity)
+            if found is None and given:
+                found = checkpoint.load(given, identity)
+                if found is None:
+                    raise TrainingError(f"there is no checkpoint {given}")
+        except TrainingError as error:
+            found = error
+    found = fabric.broadcast(found)
+    if isinstance(found, TrainingError):  # in every process, so that all end with the sentence
+        raise found
+    return found
 
 
 def _save(network: Classifier, out: str, record: Mapping[str, Any]) -> None:

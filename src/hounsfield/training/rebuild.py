@@ -25,8 +25,9 @@ RESULT = "rebuilt.json"
 def rebuild(record: Mapping[str, Mapping[str, str]], out: Path, workers: int = 2) -> dict[str, Any]:
     """Ingest, preprocess and train into `out` as `record` says; the result is kept in `out`/rebuilt.json.
 
-    The data's origin are the tags `source`, `labels`, `frames` and `deidentification`. Pseudonyms are drawn with a key of this
-    moment: neither the split nor the order of the images depends on it. Returns `data_fingerprint`, `data`
+    The data's origin are the tags `source`, `labels`, `frames` and `deidentification`. Pseudonyms are
+    drawn with a key of this moment: neither the split nor the order of the images depends on it. Returns
+    `data_fingerprint`, `data`
     (the digest of what training saw), `weights_sha256`, `history` and `origin`, as a run records them. Raises
     HounsfieldError, a DataError before anything is trained when the data is not what it was.
     """

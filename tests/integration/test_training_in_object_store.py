@@ -1,0 +1,127 @@
+"""Tensors, checkpoints and model in a bucket: a real S3 server (SeaweedFS)."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import s3fs
+import torch
+
+from hounsfield.imaging.contract import ImageContract
+from hounsfield.training.fit import fit
+from hounsfield.training.loop import Loop
+from hounsfield.training.main import main
+from hounsfield.training.params import TrainingParams
+
+KEY, SECRET = "AKIATEST", "the-secret-of-the-bucket"
+PARAMS = TrainingParams(epochs=2, batch_size=8, learning_rate=1e-3)
+ARGUMENTS = ["--epochs=2", "--batch-size=8", "--learning-rate=1e-3", "--checkpoint-every-s=0"]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """s3://training on a server of its own; the AWS variables of this process point to it."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    may = [{"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}]
+    (folder / "s3.json").write_text(json.dumps({"identities": may}))
+    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
+    arguments = [f"-{name}.port={port}" for name, port in ports.items()]
+    arguments += [f"-{name}.port.grpc={free_port()}" for name in ports]
+    arguments += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
+    server = subprocess.Popen(
+        [Path(sys.executable).parent / "weed", "server", "-s3", *arguments, "-master.volumeSizeLimitMB=64"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        wait_for(endpoint, server)
+        s3fs.S3FileSystem().mkdir("training")
+        yield "s3://training"
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.kill()
+        server.wait()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(endpoint, server):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None
+        try:
+            urllib.request.urlopen(f"{endpoint}/status", timeout=1)  # noqa: S310
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(endpoint)
+
+
+def write_tensors(folder):
+    draw = np.random.default_rng(3)
+    labels = np.arange(48) % 2
+    images = draw.random((48, 1, 32, 32), dtype=np.float32) * 0.5 + labels[:, None, None, None] * 0.2
+    folder.mkdir()
+    np.save(folder / "shard-00000.npy", images.astype(np.float32))
+    rows = {"split": ["train"] * 32 + ["validation"] * 16, "label": labels, "shard": 0, "row": np.arange(48)}
+    pd.DataFrame(rows).to_parquet(folder / "index.parquet")
+    ImageContract(size_px=32).save(folder)
+
+
+def test_a_run_in_a_bucket_goes_on_there_and_ends_at_the_weights_of_one_on_disk(
+    tmp_path, bucket, monkeypatch
+):
+    write_tensors(tmp_path / "tensors")
+    fit(tmp_path / "tensors", tmp_path / "model", PARAMS)
+    whole = torch.load(tmp_path / "model" / "weights.pt")
+
+    files = s3fs.S3FileSystem()
+    files.put(str(tmp_path / "tensors") + "/", "training/tensors/", recursive=True)
+    places = [f"--tensors={bucket}/tensors", f"--out={bucket}/model", f"--checkpoints={bucket}/checkpoints"]
+    step, taken = Loop._train_step, []
+
+    def broken(self):
+        if self.step == 5:
+            raise RuntimeError("power cut")
+        step(self)
+
+    monkeypatch.setattr(Loop, "_train_step", broken)
+    with pytest.raises(RuntimeError, match="power cut"):
+        main([*places, *ARGUMENTS])
+    files.invalidate_cache()
+    assert [Path(name).name for name in files.find("training/checkpoints")] == ["last.ckpt"]
+    assert files.find("training/model") == []
+
+    monkeypatch.setattr(Loop, "_train_step", lambda self: (taken.append(self.step), step(self)))
+    assert main([*places, *ARGUMENTS]) == 0
+    assert taken == [5, 6, 7]
+    files.invalidate_cache()
+    assert [Path(name).name for name in files.find("training/model")] == ["training.json", "weights.pt"]
+    assert files.find("training/checkpoints") == []
+    with files.open("training/model/weights.pt") as stream:
+        resumed = torch.load(stream)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
