@@ -70,9 +70,10 @@ def run(
     wealth = betting.begin(terms, (rollouts,))
     promoted_at, rolled_back_at = np.full(rollouts, np.inf), np.full(rollouts, np.inf)
     wanted = -math.log(alpha)
+    is_paired = any(truth.together is not None for truth in truths)
     for number in range(1, looks + 1):
         counts = _draw(truths, random, rollouts, batch, batch * stable_per_canary, number / looks)
-        wealth = betting.look(terms, wealth, counts, is_last_step=False)
+        wealth = betting.look(terms, wealth, counts, is_last_step=False, is_paired=is_paired)
         requests = number * batch
         promoted = np.all(wealth.proof >= wanted, axis=-1)
         promoted_at = np.where(promoted, np.minimum(promoted_at, requests), promoted_at)

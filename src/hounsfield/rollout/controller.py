@@ -143,6 +143,7 @@ class _Canary:
             goes_on=story is not None,
             policy=self.policy.as_dict(),
             policy_digest=self.policy.digest,
+            method=decide.METHOD,
             revisions=revisions,
             commit=self.actuator.head(),
         )

@@ -14,8 +14,8 @@ It may be looked at after every request. What holds, over all metrics, subgroups
 
 The e-processes are in `hounsfield.rollout.evalue` (Turner, Ly and Grünwald 2024) and `betting`. They
 suppose that, given the past, an outcome is bad with the same chance for every request of a revision within
-a look. Rates may drift from look to look, but images of one study that fail together are fewer outcomes
-than they are counted as.
+a look. Rates may drift from look to look, and the two revisions may depend on each other where they have the
+same requests, but images of one study that fail together are fewer outcomes than they are counted as.
 
 Labels that come in after a promotion go on with the same evidence (`Observation.late`): harm may still be
 proven by them, within the same alpha_rollback, and then the champion is taken back.
@@ -41,6 +41,9 @@ from hounsfield.rollout.betting import Counts, Terms, Wealth
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.guardrails import Contrast, contrasts
 from hounsfield.rollout.policy import Kind, Policy, Step
+
+METHOD = 2
+"""How verdicts are worked out: raised when the same observations come to give other numbers."""
 
 DIGITS = 9
 """Logarithms of evidence are compared and told to this many digits, so that the last bit of a machine's
@@ -159,7 +162,14 @@ def observe(state: State, observation: Observation) -> State:
     counts = _counts(state.contrasts, observation)
     return replace(
         state,
-        wealth=betting.look(state.terms, state.wealth, counts, is_last_step=observation.weight == 100),
+        wealth=betting.look(
+            state.terms,
+            state.wealth,
+            counts,
+            is_last_step=observation.weight == 100,
+            is_paired=observation.shadow or observation.first,
+            has_labels=bool(observation.outcomes),
+        ),
         step_requests=requests + sum(observation.canary.get(key, 0) for key in ("ok", "refused", "error")),
     )
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from hounsfield.audit import log
 from hounsfield.audit.chain import START, ChainError, Head, check_line, record_of
-from hounsfield.rollout.decide import replay
+from hounsfield.errors import RolloutError
+from hounsfield.rollout.decide import METHOD, replay
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.policy import Policy
 
@@ -30,6 +31,7 @@ class Story:
     policy: Mapping[str, Any]
     policy_digest: str
     revisions: Mapping[str, str]
+    method: int = 1
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     moves: list[dict[str, Any]] = field(default_factory=list)
     outcome: str | None = None
@@ -75,7 +77,7 @@ class Ledger:
             kind = record["kind"]
             if kind == "rollout_started" and not record["goes_on"]:
                 names = ("started_at", "policy", "policy_digest", "revisions")
-                found.append(Story(**{name: record[name] for name in names}))
+                found.append(Story(**{n: record[n] for n in names}, method=record.get("method", 1)))
             elif kind == "verdict":
                 found[-1].verdicts.append(record)
             elif kind == "weights_set":
@@ -124,7 +126,8 @@ class Ledger:
         last = next(iter(self.stories()[-1:]), None)
         if last is None or last.outcome is not None:
             return None
-        is_same = (last.policy_digest, last.revisions) == (policy_digest, dict(revisions))
+        same = policy_digest, dict(revisions), METHOD
+        is_same = (last.policy_digest, last.revisions, last.method) == same
         return last if is_same else None
 
     def check_anchors(self, anchors: Sequence[str]) -> None:
@@ -145,13 +148,19 @@ class Ledger:
 def replay_ledger(ledger: Ledger) -> int:
     """Work every verdict out again, from its story's policy and observations alone; how many there were.
 
-    Raises ChainError that names the first verdict which does not come out as it was recorded, to the bit.
+    Raises ChainError that names the first verdict which does not come out as it was recorded, to the bit, and
+    RolloutError for a rollout that was decided by another method than this version has.
     """
     count = 0
     for story in ledger.stories():
         policy = Policy.from_mapping(story.policy, "the ledger's policy")
         if policy.digest != story.policy_digest:
             raise ChainError(f"the rollout of {story.started_at:.0f}: its policy has another digest")
+        if story.method != METHOD:
+            raise RolloutError(
+                f"the rollout of {story.started_at:.0f} was decided by method {story.method}, and this "
+                f"version has method {METHOD}: replay it with the version that ran it"
+            )
         again = replay(policy, story.started_at, story.observations)
         for record, verdict in zip((*story.verdicts, *story.late), again, strict=True):
             recorded = record["verdict"]

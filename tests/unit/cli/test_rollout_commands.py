@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hounsfield.cli.main import main
-from hounsfield.rollout import decide, manifest
+from hounsfield.rollout import approvals, decide, manifest, signed
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.policy import Policy
 
+ADA = Ed25519PrivateKey.generate()
 POLICY = Policy.from_mapping(
     {
         "shadow_first": False,
@@ -19,6 +21,7 @@ POLICY = Policy.from_mapping(
         "min_requests": 10,
         "guardrails": {"error_rate": {"margin": 0.2}, "latency": {"limit_s": 0.5, "quantile": 0.8}},
         "budgets": {"max_duration_s": 60, "failures_allowed": 1},
+        "approvals": {"approvers": {"Ada": signed.key_name(ADA)}},
     }
 )
 
@@ -29,7 +32,7 @@ def home(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.record(
         "rollout_started", 0.0, weight=5, shadow=False, started_at=0.0, goes_on=False,
-        policy=POLICY.as_dict(), policy_digest=POLICY.digest, commit="c",
+        policy=POLICY.as_dict(), policy_digest=POLICY.digest, commit="c", method=decide.METHOD,
         revisions={"stable": "aa" * 32, "canary": "bb" * 32},
     )  # fmt: skip
     counters = {"ok": 20, "refused": 0, "error": 0, "latency": 20, "latency<=0.5": 20}
@@ -103,17 +106,31 @@ def test_watching_ends_with_the_rollout(home, capsys):
     Ledger(home / "ledger.jsonl").record("rollout_ended", 9.0, weight=5, outcome="held", reason="someone")
     code, said = run(home, capsys, "status", "--watch")
     assert (code, "held" in said) == (0, True)
-    code, said = run(home, capsys, "approve", "--weight", "5", "--by", "Ada")
+    code, said = run(home, capsys, "approve", "--step", "5", "--entry", "ada.json")
     assert (code, "has ended (held)" in said) == (2, True)
 
 
-def test_an_approval_is_a_record(home, capsys):
-    code, said = run(home, capsys, "approve", "--weight", "5", "--by", " Ada ")
-    assert (code, said) == (0, "Ada has approved going on from 5 %\n")
-    ledger = Ledger(home / "ledger.jsonl")
-    assert ledger.approvals(0.0, 5) == ("Ada",)
-    assert ledger.approvals(0.0, 25) == ()
-    assert json.loads(ledger.path.read_text().splitlines()[-1])["record"]["by"] == "Ada"
+def test_an_approval_is_a_signed_record_and_each_approver_counts_once(home, capsys, tmp_path):
+    canary = Ledger(home / "ledger.jsonl").stories()[0].revisions["canary"]
+    (tmp_path / "ada.json").write_text(json.dumps(approvals.approve(ADA, canary, "5", 1e12)))
+    approve = ("approve", "--step", "5", "--entry", str(tmp_path / "ada.json"))
+    assert run(home, capsys, *approve) == (0, "Ada has approved going on from 5: 1 of 1\n")
+    entry = json.loads((home / "ledger.jsonl").read_text().splitlines()[-1])["record"]["entry"]
+    assert approvals.approver(entry, POLICY.approvers, canary, "5") == "Ada"
+    code, said = run(home, capsys, *approve)
+    assert (code, "Ada has approved this already; a second approval is another person's" in said) == (2, True)
+
+
+def test_a_key_that_the_policy_does_not_list_approves_nothing(home, capsys, tmp_path):
+    code, said = run(home, capsys, "approver", str(tmp_path / "eve.key"))
+    assert code == 0
+    before = (home / "ledger.jsonl").read_bytes()
+    code, refusal = run(home, capsys, "approve", "--step", "5", "--key", str(tmp_path / "eve.key"))
+    assert code == 2
+    assert f"the key {said[:12]}... is of none of the policy's approvers (Ada)" in refusal
+    code, refusal = run(home, capsys, "approve", "--step", "100", "--key", str(tmp_path / "eve.key"))
+    assert (code, "the step '100' waits for no approval; of this rollout 5 does" in refusal) == (2, True)
+    assert (home / "ledger.jsonl").read_bytes() == before
 
 
 def test_without_a_ledger_there_is_one_sentence(tmp_path, capsys):

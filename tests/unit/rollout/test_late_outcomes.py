@@ -7,8 +7,9 @@ import pytest
 
 from hounsfield.audit.chain import canonical
 from hounsfield.audit.segments import Writer, now_text
-from hounsfield.errors import LabelError
+from hounsfield.errors import LabelError, RolloutError
 from hounsfield.rollout import champion, manifest, outcomes
+from hounsfield.rollout.decide import METHOD
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.labels import read_csv
 from hounsfield.rollout.ledger import Ledger, replay_ledger
@@ -60,7 +61,7 @@ def hospital(tmp_path):
             policy = Policy.from_mapping(POLICY)
             self.ledger.record(
                 "rollout_started", started_at, started_at=started_at, goes_on=False,
-                policy=policy.as_dict(), policy_digest=policy.digest,
+                policy=policy.as_dict(), policy_digest=policy.digest, method=METHOD,
                 revisions={"stable": OLD, "canary": NEW},
             )  # fmt: skip
 
@@ -242,6 +243,15 @@ def test_labels_take_a_champion_back_that_misses_more_than_its_margin(hospital, 
     assert hospital.ledger.taken_back() == {NEW}
     assert champion.judge(hospital.ledger, NEW, 5000.0).record == late.record  # decided once
     assert replay_ledger(hospital.ledger) == 1
+
+
+def test_a_rollout_that_another_version_decided_is_replayed_by_that_version(hospital, tmp_path):
+    promoted(hospital, misses_of_new=1)
+    older = Ledger(tmp_path / "older.jsonl")
+    for record in hospital.ledger.records():
+        older.record(**{key: value for key, value in record.items() if key not in ("hash", "method")})
+    with pytest.raises(RolloutError, match="was decided by method 1, and this version has method"):
+        replay_ledger(older)
 
 
 def test_a_late_verdict_that_does_not_follow_from_its_labels_is_found(hospital, tmp_path):

@@ -359,8 +359,8 @@ def test_a_shadow_comes_first_and_its_evidence_counts(rollout):
     ]  # fmt: skip
     assert world.evidence[0]["weights"] == {"stable": 100, "canary": 0, "shadow": 100}
     assert world.evidence[1]["weights"] == {"stable": 95, "canary": 5, "shadow": 0}
-    # 120 mirrored requests a look prove it at once; then 30 requests at 3 a second.
-    assert [step.at for step in result.steps[:2]] == [1002, 1012]
+    # 120 mirrored requests a look: 2 * 78 prove it, for they count half; then 30 requests at 3 a second.
+    assert [step.at for step in result.steps[:2]] == [1004, 1014]
 
 
 def test_a_candidate_that_fails_in_the_shadow_has_answered_nobody(rollout):
@@ -410,7 +410,7 @@ def test_a_site_goes_first_and_stays_with_the_canary_while_the_others_follow(rol
 
 def test_a_canary_that_fails_its_first_callers_is_taken_from_them_too(rollout):
     world = World()
-    world.at_sleep[2] = lambda: setattr(world, "error_share", 1.0)  # passed the shadow
+    world.at_sleep[3] = lambda: setattr(world, "error_share", 1.0)  # passed the shadow
     result = rollout(world, but(strategy="header_match", first=FIRST))
     assert result.outcome == "rolled_back"
     assert (world.first(), world.weights()) == (0, (100, 0))
@@ -420,7 +420,7 @@ def test_a_canary_that_fails_its_first_callers_is_taken_from_them_too(rollout):
 
 def test_a_rollout_killed_among_the_first_callers_goes_on_there(rollout):
     world, policy = World(), but(strategy="header_match", first=FIRST, steps=[100])
-    killed_at(world, 2)
+    killed_at(world, 3)
     with pytest.raises(KeyboardInterrupt):
         rollout(world, policy)
     assert world.first() == 100
