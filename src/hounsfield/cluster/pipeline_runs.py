@@ -59,13 +59,11 @@ def open_client(host: str, namespace: str = "", credentials: Credentials = Crede
         warnings.simplefilter("ignore")
         client = kfp.Client(
             host=host,
-            # Without a namespace the client asks healthz again, and without the token.
-            namespace=namespace or "none",
+            namespace=namespace or "kubeflow",
             existing_token=credentials.token,
             cookies=credentials.cookie,
             ssl_ca_cert=credentials.ca_file,
         )
-    client._context_setting["namespace"] = namespace
     # Tried again by us, and told: urllib3 would wait in silence.
     client._existing_config.retries = 0
     return client

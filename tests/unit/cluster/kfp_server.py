@@ -55,7 +55,7 @@ def _handler(pipelines):
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             path, _, query = self.path.partition("?")
-            pipelines.headers.append(dict(self.headers))
+            pipelines.headers.append({name.lower(): value for name, value in self.headers.items()})
             for (method, start), (status, headers, text) in list(pipelines.refusals.items()):
                 if self.command == method and path.startswith(start):
                     return self._send(status, headers, text.encode())

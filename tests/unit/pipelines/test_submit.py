@@ -124,8 +124,8 @@ def test_token_and_cookie_reach_the_server(server, params, monkeypatch, capsys):
     monkeypatch.setenv("KFP_TOKEN", "secret-token")
     monkeypatch.setenv("KFP_COOKIE", "authservice_session=abc")
     assert submit.main(["--host", server.host, "--params", params, "--no-wait"]) == 0
-    assert {headers.get("Authorization") for headers in server.headers} == {"Bearer secret-token"}
-    assert {headers.get("Cookie") for headers in server.headers} == {"authservice_session=abc"}
+    assert {headers.get("authorization") for headers in server.headers} == {"Bearer secret-token"}
+    assert {headers.get("cookie") for headers in server.headers} == {"authservice_session=abc"}
     assert "secret" not in "".join(capsys.readouterr())
 
 
