@@ -55,6 +55,7 @@ class FakeModel(BaseHTTPRequestHandler):
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.add(self.headers.get("x-hounsfield-revision"))
         said = base64.b64decode(request["inputs"][0]["data"][0]).decode()
         if said == "break":
             return self._answer(500, {"error": "broken"})
@@ -92,11 +93,12 @@ def serve():
 
     def start(version="3", shift=0.0, digest="d" * 64):
         server = ThreadingHTTPServer(("127.0.0.1", 0), FakeModel)
-        server.version, server.shift, server.digest = version, shift, digest
+        server.version, server.shift, server.digest, server.asked = version, shift, digest, set()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}"
 
+    start.servers = servers
     yield start
     for server in servers:
         server.shutdown()
@@ -138,6 +140,13 @@ def test_a_replay_measures_what_was_answered(serve, frozen):
     assert (found["auroc"], found["sensitivity"], found["specificity"]) == (0.875, 0.75, 0.75)
     assert (found["model_versions"], found["package_digests"]) == (["3"], ["d" * 64])
     assert 0 < found["latency_p95_s"] < 5
+
+
+def test_a_replay_through_the_gateway_asks_for_its_revision(serve, frozen):
+    url = serve()
+    replayed(url, frozen(GOOD))
+    replayed(url, frozen(GOOD), revision="canary")
+    assert serve.servers[0].asked == {None, "canary"}
 
 
 def test_refusals_errors_and_answers_without_a_number_are_counted_apart(serve, frozen):

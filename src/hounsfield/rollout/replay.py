@@ -47,7 +47,8 @@ def replay(
     errors = refusals = 0
     with requests.Session() as session:
         session.trust_env = False  # a proxy of the hospital's network has no part in this
-        session.headers |= {"x-hounsfield-revision": revision} if revision else {}
+        if revision:
+            session.headers["x-hounsfield-revision"] = revision
         _check_ready(session, address, timeout_s)
         for done, file in enumerate(files, start=1):
             content = file.read_bytes()
