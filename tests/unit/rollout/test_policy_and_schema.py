@@ -4,6 +4,7 @@ import base64
 import copy
 import io
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -172,3 +173,12 @@ def test_header_match_needs_those_who_go_first_and_nothing_else_does():
         ConfigError, match="'first' is for the strategy header_match, and the strategy is canary"
     ):
         Policy.from_mapping({**WHOLE, "strategy": "canary"})
+
+
+def test_the_example_of_the_documentation_is_a_policy():
+    text = (
+        (Path(__file__).parents[3] / "docs" / "rollout.md").read_text().split("```yaml\n")[1].split("```")[0]
+    )
+    read = Policy.from_mapping(YAML(typ="safe").load(text))
+    assert [step.kind for step in read.all_steps[:3]] == ["shadow", "first", "weight"]
+    assert read.promotion_approvals == 2
