@@ -6,13 +6,13 @@ dashboard (pipelines/compile.py).
 
 from typing import List, NamedTuple  # noqa: UP035  KFP knows a list parameter by this name
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 from kfp.dsl import Artifact, Dataset, Model
 
 from components.evaluate.component import evaluate
 from components.explain.component import explain
 from components.fit_drift.component import fit_drift
-from components.images import TRAIN
+from components.images import STORAGE_CLAIM, TRAIN
 from components.ingest.component import ingest
 from components.package.component import package
 from components.preprocess.component import preprocess
@@ -139,6 +139,9 @@ def training(
         image=TRAIN,
         tensors=tensors,
     )
+    if STORAGE_CLAIM:
+        for task in (tuned, trained):
+            kubernetes.mount_pvc(task, pvc_name=STORAGE_CLAIM, mount_path="/storage")
     evaluated = evaluate(
         seed=seed,
         tensors=tensors,

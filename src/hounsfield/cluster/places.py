@@ -64,7 +64,7 @@ def _check_mount(settings: JobSettings) -> None:
     if settings.claim and not Path(STORAGE_MOUNT).is_dir():
         raise ConfigError(
             f"cluster: storage {settings.storage} is not mounted in this step at {STORAGE_MOUNT}: compile "
-            f"the pipeline with --storage-claim {settings.claim}"
+            f"the pipeline with HOUNSFIELD_STORAGE_CLAIM={settings.claim}"
         )
 
 

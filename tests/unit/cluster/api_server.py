@@ -50,7 +50,7 @@ class Cluster:
         await self.emulator.__aexit__(None, None, None)
 
     def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def stop(self):
         """The API server goes away."""

@@ -170,7 +170,7 @@ def test_what_cannot_work_is_refused_before_anything_is_made(small_tensors, tmp_
         train_on_cluster(
             "pytorchjob", {}, "i", small_tensors, "", tmp_path, {}, tracking_uri="sqlite:///mlflow.db"
         )
-    with pytest.raises(ConfigError, match="compile the pipeline with --storage-claim shared"):
+    with pytest.raises(ConfigError, match="compile the pipeline with HOUNSFIELD_STORAGE_CLAIM=shared"):
         place_tensors(JobSettings(storage="pvc://shared/a"), small_tensors, "/local")
 
 

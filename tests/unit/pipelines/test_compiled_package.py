@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,23 @@ def test_fit_drift_runs_in_the_guard_image(spec):
         name: executor["container"]["image"] for name, executor in spec["deploymentSpec"]["executors"].items()
     }
     assert {name for name, image in images.items() if "guard" in image} == {"exec-fit-drift"}
+
+
+def test_storage_of_jobs_is_mounted_where_it_is_named(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pipelines.compile", "--out", str(tmp_path)],
+        cwd=REPO,
+        env={**os.environ, "HOUNSFIELD_STORAGE_CLAIM": "shared"},
+        check=True,
+        capture_output=True,
+    )
+    _, platform = yaml.safe_load_all((tmp_path / "hounsfield-training.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == {"exec-train", "exec-tune"}
+    for executor in executors.values():
+        (mount,) = executor["pvcMount"]
+        assert mount["mountPath"] == "/storage"
+        assert "shared" in str(mount)
 
 
 def test_dashboard_gets_pictures(spec):
