@@ -188,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m pipelines.run --data scans --labels labels.csv    your own DICOM\n"
         "  python -m pipelines.run --param epochs=20 --port 9000\n",
     )
-    parser.add_argument("--data", type=Path, help="folder of DICOM files (default: the simulated sample set)")
+    parser.add_argument(
+        "--data", help="folder of DICOM files, s3:// or dicomweb+https:// (default: the simulated sample set)"
+    )
     parser.add_argument(
         "--labels", type=Path, help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID; label"
     )
@@ -234,8 +236,8 @@ def _key_value(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _data(arguments: argparse.Namespace, home: Home, console: Console) -> tuple[Path, Path]:
-    """Folder and labels: the person's own, or the sample set, made if it is not there."""
+def _data(arguments: argparse.Namespace, home: Home, console: Console) -> tuple[str | Path, Path]:
+    """Source and labels: the person's own, or the sample set, made if it is not there."""
     if arguments.data is None and arguments.labels is None:
         from hounsfield.data.sample import make_sample
 
@@ -249,13 +251,14 @@ def _data(arguments: argparse.Namespace, home: Home, console: Console) -> tuple[
         raise DataError("labels are given but no data: add DATA=folder (--data)")
     if arguments.labels is None:
         raise LabelError("data is given but no labels: add LABELS=labels.csv (--labels)")
-    if not arguments.data.is_dir():
+    remote = "://" in str(arguments.data)
+    if not remote and not Path(arguments.data).is_dir():
         raise DataError(f"the data folder {arguments.data} does not exist: name a folder of DICOM files")
     if not arguments.labels.is_file():
         raise LabelError(
             f"the labels file {arguments.labels} does not exist: name a CSV file with the labels"
         )
-    return arguments.data.resolve(), arguments.labels.resolve()
+    return arguments.data if remote else Path(arguments.data).resolve(), arguments.labels.resolve()
 
 
 def _deid_key(home: Home) -> Path:
