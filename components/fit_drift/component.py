@@ -25,7 +25,16 @@ def fit_drift(
     guard_python = os.environ.get("HOUNSFIELD_GUARD_PYTHON", sys.executable)
     reference = Path(evaluation.path) / "embeddings-validation.npy"
     table = Path(evaluation.path) / "reference-validation.csv"
-    result = fit(reference, table, Path(detectors.path), guard_python, p_value=p_value, seed=seed)
+    judged = json.loads((Path(evaluation.path) / "metrics.json").read_text(encoding="utf-8"))
+    result = fit(
+        reference,
+        table,
+        Path(detectors.path),
+        guard_python,
+        p_value=p_value,
+        seed=seed,
+        operating_point=judged["operating_point"]["threshold"],
+    )
     metrics.log_metric("p_value", p_value)
     metrics.log_metric("reference", result["n_reference"])
     metrics.log_metric("false_alarm_rate", result["false_alarms"]["rate"])

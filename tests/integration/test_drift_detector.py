@@ -51,7 +51,9 @@ def test_the_detectors_are_saved_with_their_false_alarm_check(fitted):
     assert summary["groups"] == {"patient_sex": ["F", "M"], "view_position": ["AP", "PA"]}
     assert summary["false_alarms"]["batches"] == 20
     assert summary["false_alarms"]["rate"] <= 0.25
-    assert sorted(path.name for path in folder.iterdir()) == ["drift.json", "embedding", "fields", "score"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "drift.json", "embedding", "fields", "label", "projection", "score",
+    ]  # fmt: skip
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 

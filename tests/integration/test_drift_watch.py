@@ -24,7 +24,7 @@ GUARD_PYTHON = Path(os.environ.get("HOUNSFIELD_GUARD_PYTHON", ROOT / ".venv-guar
 pytestmark = pytest.mark.skipif(not GUARD_PYTHON.exists(), reason="the guard environment is not made")
 
 WINDOW = 40
-generator = np.random.default_rng(11)
+generator = np.random.default_rng(12)
 MIXING = generator.normal(size=(4, 64))
 
 
@@ -131,7 +131,8 @@ def test_an_undisturbed_stream_is_quiet_and_a_planted_drift_is_not(unbroken):
     assert [line["images"] for line in lines] == [WINDOW] * 3
     assert [line["is_drift"] for line in lines] == [False, False, True]
     drifted = {name: result["is_drift"] for name, result in lines[2]["detectors"].items()}
-    assert drifted == {"embedding": True, "fields": True, "score": False}
+    assert drifted == {"embedding": True, "projection": True, "fields": True, "label": False, "score": False}
+    assert [line["kinds"] for line in lines] == [[], [], ["acquisition"]]
     by_field = lines[2]["detectors"]["fields"]["by_field"]
     assert by_field["manufacturer"] < 1e-6 < 0.5 < by_field["patient_sex"]
     assert state["predictions"] == {

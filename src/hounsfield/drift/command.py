@@ -15,10 +15,17 @@ _TIMEOUT_S = 600
 
 
 def fit(
-    reference: Path, table: Path, out: Path, guard_python: Path, p_value: float = 0.05, seed: int = 7
+    reference: Path,
+    table: Path,
+    out: Path,
+    guard_python: Path,
+    p_value: float = 0.05,
+    seed: int = 7,
+    operating_point: float = 0.5,
 ) -> dict[str, Any]:
     """Fit detectors on images that the model was not trained on: their embeddings at `reference` (.npy, float
-    (N, E)), their scores and DICOM fields in `table` (see `rows.read_rows`).
+    (N, E)), their scores and DICOM fields in `table` (see `rows.read_rows`). A score from `operating_point`
+    on is a positive call.
 
     Writes the folder `out` and returns the content of its `drift.json`. Raises GuardError with what the
     command said last.
@@ -31,6 +38,7 @@ def fit(
         f"--out={out}",
         f"--p-value={p_value}",
         f"--seed={seed}",
+        f"--operating-point={operating_point}",
     )
 
 

@@ -25,7 +25,9 @@ HELD_OUT_SHARE = 0.25
 CHECK_BATCHES = 20
 
 
-def fit(reference: Rows, out: Path, p_value: float, seed: int) -> dict[str, Any]:
+def fit(
+    reference: Rows, out: Path, p_value: float, seed: int, operating_point: float = 0.5
+) -> dict[str, Any]:
     """Fit on 3/4 of `reference` and count false alarms on batches of the rest.
 
     Writes `out/` (a folder a detector, and `drift.json`) all at once, and returns the content of the latter.
@@ -33,7 +35,7 @@ def fit(reference: Rows, out: Path, p_value: float, seed: int) -> dict[str, Any]
     order = np.random.default_rng(seed).permutation(len(reference))
     n_held_out = int(len(reference) * HELD_OUT_SHARE)
     held_out, fitted = reference.take(order[:n_held_out]), reference.take(order[n_held_out:])
-    detectors = Detectors.fit(fitted, p_value, seed)
+    detectors = Detectors.fit(fitted, p_value, seed, operating_point)
     detectors.summary = {**detectors.summary, "false_alarms": _false_alarms(detectors, held_out, seed)}
     detectors.save(out)
     return dict(detectors.summary)
@@ -70,13 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--p-value", type=float, default=0.05, help="chance of a false alarm a window (0.05)")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--operating-point", type=float, default=0.5, help="positive from this score (0.5)")
     options = parser.parse_args(arguments)
     if not 0 < options.p_value < 1:
         parser.error(f"--p-value is {options.p_value}; it must lie between 0 and 1")
     logging.getLogger("alibi_detect").setLevel(logging.ERROR)
     try:
         reference = read_rows(options.reference, options.table, MIN_REFERENCE)
-        summary = fit(reference, options.out, options.p_value, options.seed)
+        summary = fit(reference, options.out, options.p_value, options.seed, options.operating_point)
     except HounsfieldError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -26,6 +26,7 @@ from typing import Any
 from hounsfield.audit.reader import BEGINNING, backlog, read
 from hounsfield.drift import packaged
 from hounsfield.drift.detectors import Detectors
+from hounsfield.drift.kinds import kinds
 from hounsfield.drift.metrics import Metrics, serve
 from hounsfield.drift.state import load_state, save_state
 from hounsfield.drift.stream import NO_DETECTORS, REPEATED, TAKEN, Image, ModelStream, read_prediction
@@ -129,6 +130,7 @@ class Watcher:
                 "first": model.images[0].time,
                 "last": model.images[-1].time,
                 "is_drift": any(answer["is_drift"] for answer in result.values()),
+                "kinds": list(kinds(found)),
                 "detectors": result,
             }
             # Before the state is saved: after a kill a line may come again, by its number, but none is lost.
