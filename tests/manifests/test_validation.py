@@ -104,7 +104,7 @@ def test_no_overlay_has_a_finding(rendered, experiment):
         overlay: [] for overlay in rendered
     }
     assert findings([experiment]) == []
-    assert len(pods([experiment])) == 2  # master and worker
+    assert len(pods([experiment])) == 1
 
 
 def bad(change):
