@@ -7,13 +7,13 @@ Exit code 0: as it should be. 1: the ledger does not hold what was written, and 
 from __future__ import annotations
 
 import argparse
-import getpass
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hounsfield.cli import approvals, rollout_run
 from hounsfield.config import Home
 from hounsfield.errors import RolloutError
 
@@ -47,15 +47,8 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
     )
     status.add_argument("--watch", action="store_true", help="follow it until it ends")
 
-    approve = command(
-        commands,
-        "approve",
-        _approve,
-        "let the canary go on from a step that waits for a person",
-        "hounsfield rollout approve --weight 25 --by 'Dr. Ada Example'",
-    )
-    approve.add_argument("--weight", type=int, required=True, help="the step's percent")
-    approve.add_argument("--by", default=None, help="who says so (default: the name of your account)")
+    approvals.add_commands(commands, command)
+    rollout_run.add_commands(commands, command)
 
 
 def _ledger(arguments: argparse.Namespace) -> Ledger:
@@ -85,18 +78,6 @@ def _replay(arguments: argparse.Namespace) -> None:
 
     ledger = _ledger(arguments)
     print(f"{ledger.path}: {replay_ledger(ledger)} verdicts follow from their observations, to the bit")
-
-
-def _approve(arguments: argparse.Namespace) -> None:
-    ledger = _ledger(arguments)
-    story = _last(ledger)
-    if story.outcome is not None:
-        raise RolloutError(f"the last rollout has ended ({story.outcome}); there is nothing to approve")
-    by = (arguments.by or getpass.getuser()).strip()
-    if not by:
-        raise RolloutError("the name of who approves is empty; give it with --by")
-    ledger.record("approval", time.time(), weight=arguments.weight, by=by)
-    print(f"{by} has approved going on from {arguments.weight} %")
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -142,6 +123,7 @@ def _picture(story: Story) -> Group:
     last = story.verdicts[-1]
     verdict, numbers = last["verdict"], last["verdict"]["numbers"]
     where = "in the shadow" if last["shadow"] else f"at {last['weight']} %"
+    where += " and the first callers" if last.get("first") else ""
     title = Text(f"rollout of {revisions}\n")
     title.append(f"{where}, {numbers['elapsed_s']:.0f} s, {numbers['looks']} looks: ", style="bold")
     title.append(story.outcome or verdict["decision"], style="bold")
@@ -164,6 +146,9 @@ def _picture(story: Story) -> Group:
         )
     harm, wanted = (math.exp(min(numbers[key], 50)) for key in ("harm", "harm_wanted"))
     reasons = [Text(f"- {reason}") for reason in verdict["reasons"]]
+    for record in story.late:
+        said = record["verdict"]
+        reasons.append(Text(f"labels since: {said['decision']}: {'; '.join(said['reasons'])}"))
     return Group(title, table, Text(f"evidence of harm over all: {harm:.2g} of {wanted:.0f}"), *reasons)
 
 

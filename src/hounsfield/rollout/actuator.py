@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -105,13 +106,20 @@ class GitActuator:
         manifest.set_weights(self.tree, stable, canary, shadow, first, self._file)
         mirrored = f", {shadow} % mirrored to the canary" if shadow else ""
         named = f", {first.header} {', '.join(first.values)} first" if first else ""
-        message = f"Canary at {canary} %, stable at {stable} %{mirrored}{named}"
-        before, self._head = self._head, manifest.commit(self.tree, message, evidence)
-        self._check_parent(before)
-        if self._has_upstream:
-            self._push(before)
-        self._apply()
+        self._commit(f"Canary at {canary} %, stable at {stable} %{mirrored}{named}", evidence)
         return self._head
+
+    def make_stable(self) -> str:
+        """Have stable serve what the canary serves, and return its version; again is no change."""
+        canary = manifest.revision(self.tree, "canary", self._file)
+        if manifest.revision(self.tree, "stable", self._file) != canary:
+            if (edit := self.foreign_edit()) is not None:
+                raise SomeoneElseError(edit)
+            values = dataclasses.asdict(canary)
+            manifest.set_revision(self.tree, "stable", **values, file=self._file)
+            evidence = {"role": "stable", "package_digest": canary.package_digest}
+            self._commit(f"Promote version {canary.model_version} to stable", evidence)
+        return canary.model_version
 
     def foreign_edit(self) -> str | None:
         if manifest.dirty(self.tree):
@@ -122,6 +130,13 @@ class GitActuator:
         if self._has_upstream and (theirs := manifest.pushed_by_others(self.tree)) is not None:
             return f"someone pushed {theirs[:10]} to the upstream of {self.tree}"
         return None
+
+    def _commit(self, message: str, evidence: Mapping[str, Any]) -> None:
+        before, self._head = self._head, manifest.commit(self.tree, message, evidence)
+        self._check_parent(before)
+        if self._has_upstream:
+            self._push(before)
+        self._apply()
 
     def _check_parent(self, before: str) -> None:
         """A person may have committed between our last look and our commit."""
