@@ -35,17 +35,15 @@ def _but(**changes: float) -> tuple[Truth, ...]:
     )
 
 
-def _mirror(together: float, **changes: float) -> tuple[Truth, ...]:
-    """The same of mirrored requests, where both revisions have a case (see `Truth.together`)."""
-    return tuple(
-        truth if truth.alone else dataclasses.replace(truth, together=together) for truth in _but(**changes)
-    )
-
-
 def _at_margin(truth: Truth) -> Truth:
     return dataclasses.replace(
         truth, canary=truth.margin if truth.alone else round(truth.stable + truth.margin, 9)
     )
+
+
+def _mirrored(truth: Truth, together: float) -> Truth:
+    """At its margin, in a shadow (see `Truth.together`). Alone: other guardrails could only hold it up."""
+    return dataclasses.replace(_at_margin(truth), together=together)
 
 
 CASES = (
@@ -59,16 +57,9 @@ CASES = (
             for truth in map(_at_margin, POLICY)
         ),
     ),
-    Case("a mirror, error rate at its margin, the same requests fail", _mirror(1.0, error_rate=0.02)),
-    Case("a mirror, error rate at its margin, no request fails twice", _mirror(0.0, error_rate=0.02)),
-    Case("a mirror, review share at its margin, none is sent by both", _mirror(0.0, review_share=0.1)),
-    Case(
-        "a mirror, everything at its margin, no request fails twice",
-        tuple(
-            truth if truth.alone else dataclasses.replace(truth, together=0.0)
-            for truth in map(_at_margin, POLICY)
-        ),
-    ),
+    Case("a mirror: error rate at its margin, the same requests fail", (_mirrored(POLICY[0], 1.0),)),
+    Case("a mirror: error rate at its margin, no request fails twice", (_mirrored(POLICY[0], 0.0),)),
+    Case("a mirror: review share at its margin, no case is sent by both", (_mirrored(POLICY[2], 0.0),)),
     Case("5-point error-rate loss", _but(error_rate=0.05)),
     Case("10-point sensitivity loss", _but(sensitivity=0.1)),
     Case("one bad subgroup of four (30 points)", _but(review_share_of_group_B=0.3)),

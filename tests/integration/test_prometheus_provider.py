@@ -1,4 +1,4 @@
-"""A real Prometheus server: recorded metrics give the verdicts that the pages themselves gave."""
+"""A real Prometheus server: one policy gives the verdicts on it that it gives on the laptop's scraper."""
 
 import http.server
 import shutil
@@ -19,10 +19,11 @@ from hounsfield.rollout import decide
 from hounsfield.rollout.evidence import Watch, parse
 from hounsfield.rollout.policy import load_policy
 from hounsfield.rollout.prometheus import PrometheusProvider
+from hounsfield.rollout.scrape import ScrapeProvider
 from hounsfield.serving.metrics import Metrics
 
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
-POLICY = load_policy(Path(__file__).parents[2] / "manifests/base/rollout/policy.yaml")
+SHIPPED = Path(__file__).parents[2] / "manifests/base/rollout/policy.yaml"
 SELECTORS = {"stable": 'revision="stable"', "canary": 'revision="canary"'}
 
 needs_prometheus = pytest.mark.skipif(
@@ -96,15 +97,37 @@ class Revision:
         return generate_latest(self.registry).decode()
 
 
-class Recorded:
-    """The pages as they were at each time; None where there was none."""
+class Scraped:
+    """The laptop's scraper, on servers that give the pages as they were at each time; 503 where none was."""
 
     def __init__(self, pages):
-        self.pages = pages
+        self.pages, self.present = pages, {}
+        scraped = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                page = scraped.present[self.path.strip("/")]
+                body = (page or "").encode()
+                self.send_response(503 if page is None else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        self.provider = ScrapeProvider({role: f"{url}/{role}" for role in SELECTORS})
 
     def read(self, now):
-        found = self.pages[now]
-        return {role: None if found[role] is None else parse(found[role], now) for role in found}
+        self.present = self.pages[now]
+        return self.provider.read(now)
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
 
 
 def record(began, error_rate):
@@ -135,10 +158,17 @@ def as_openmetrics(pages):
     return "\n".join(line for key in sorted(history) for line in history[key]) + "\n# EOF\n"
 
 
-def verdicts(provider, times):
+def verdicts(provider, times, policy):
     watch = Watch(provider)
     observations = [watch.look(at, 50) for at in times]
-    return observations, [verdict.as_dict() for verdict in decide.replay(POLICY, times[0], observations)]
+    return observations, [verdict.as_dict() for verdict in decide.replay(policy, times[0], observations)]
+
+
+SUBGROUPS = """
+subgroups:
+  attributes: {patient_sex: [F, M], manufacturer: [other]}
+  guardrails: {review_share: {margin: 0.3, minimum: 30, when_unassessable: ignore}}
+"""
 
 
 @needs_prometheus
@@ -150,10 +180,19 @@ def test_a_recorded_prometheus_gives_the_verdicts_of_the_pages(tmp_path, prometh
         [PROMTOOL, "tsdb", "create-blocks-from", "openmetrics", "history.txt", "data"],
         cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
+    file = tmp_path / "policy.yaml"
+    file.write_text(SHIPPED.read_text() + SUBGROUPS)
+    policy, times, laptop = load_policy(file), list(pages), Scraped(pages)
+    try:
+        scraped = verdicts(laptop, times, policy)
+    finally:
+        laptop.close()
     provider = PrometheusProvider(prometheus(), SELECTORS, max_age_s=1.0)
-    times = list(pages)
-    scraped, queried = verdicts(Recorded(pages), times), verdicts(provider, times)
+    queried = verdicts(provider, times, policy)
     assert queried == scraped
+    groups = {found["group"]: found["standing"] for found in scraped[1][-1]["findings"]}
+    assert groups["patient_sex=M"] == "UNASSESSABLE"
+    assert groups["patient_sex=F"] == groups["manufacturer=other"] != "UNASSESSABLE"
     decisions = [verdict["decision"] for verdict in scraped[1]]
     assert ("ROLLBACK" if error_rate else "PROMOTE") in decisions
     assert ("PROMOTE" if error_rate else "ROLLBACK") not in decisions[13:]
