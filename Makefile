@@ -70,7 +70,7 @@ lint: install ## ruff: rules and format
 	$(VENV)/bin/ruff format --check .
 
 .PHONY: check
-check: lint compile test ## What CI runs
+check: lint compile validate test ## What CI runs
 
 .PHONY: bench-serving
 bench-serving: install ## Our predictor beside raw inference, stock KServe, MLServer and BentoML: about half an hour
