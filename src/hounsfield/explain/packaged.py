@@ -104,6 +104,8 @@ class PackagedExplainer:
 
     def _budget(self, model: _TimedModel, image: np.ndarray) -> int:
         """Evaluations that fit into the target, by the time of one batch of this very model and moment."""
+        if self._target_s == float("inf"):
+            return self._most
         began_s = time.monotonic()
         model(np.repeat(image[np.newaxis], BATCH, axis=0))
         rate = BATCH / max(time.monotonic() - began_s, 1e-9)

@@ -17,7 +17,7 @@ from hounsfield.data.phantom import Anatomy, Opacity, render
 from hounsfield.dicom.reading import DecodedImage
 from hounsfield.imaging.contract import ImageContract, prepare
 
-COUNT = 16
+COUNT = 12
 SIDE_PX = 320
 _SEED = 20_251
 """Fixed: a champion and its candidate must be shown the same pictures."""

@@ -15,13 +15,14 @@ from hounsfield.data.folder import whole_folder
 from hounsfield.errors import DataError
 from hounsfield.explain.checks import completeness
 from hounsfield.explain.overlay import write_global, write_overlay
-from hounsfield.explain.packaged import METHOD, MOST_EVALUATIONS, Attribution, without_haste
+from hounsfield.explain.packaged import METHOD, Attribution, without_haste
 from hounsfield.imaging.preprocess import load_split
 from hounsfield.progress import Reporter
 
 EXPLAIN_FILE = "explain.json"
 GLOBAL_FILE = "global.png"
-GLOBAL_IMAGES = 16
+CASE_EVALUATIONS = 256
+GLOBAL_IMAGES = 12
 GLOBAL_EVALUATIONS = 128
 KINDS = ("true-positive", "false-negative", "false-positive", "true-negative")
 
@@ -51,7 +52,7 @@ def explain(
     drawn = _draw(predictions["called"].to_numpy(), seed)
     reporter = Reporter("explain", len(chosen) + len(drawn))
     found: list[Attribution] = []
-    for positions, evaluations in ((chosen["position"], MOST_EVALUATIONS), (drawn, GLOBAL_EVALUATIONS)):
+    for positions, evaluations in ((chosen["position"], CASE_EVALUATIONS), (drawn, GLOBAL_EVALUATIONS)):
         explainer = without_haste(run, background, evaluations)
         for each in explainer.attribute_all([images[position] for position in positions], threads):
             found.append(each)

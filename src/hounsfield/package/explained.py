@@ -18,7 +18,7 @@ from hounsfield.imaging.contract import ImageContract
 from hounsfield.package.engine import Engine, calibrate
 from hounsfield.package.package import ModelRecord, load_package
 
-EVALUATIONS = 256
+EVALUATIONS = 192
 THREADS = 2
 
 

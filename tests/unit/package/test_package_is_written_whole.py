@@ -105,10 +105,10 @@ def test_what_could_hide_a_file_from_the_list_is_refused_by_name(tmp_path):
 
 def test_the_package_holds_why_its_engine_answers(explained):
     record = explained.explanation
-    assert record["phantoms"] == 16
+    assert record["phantoms"] == 12
     assert record["completeness"]["passed"] is True
-    assert record["pointing_game"]["cases"] <= 16
-    assert explained.attributions.shape == (16, 16, 16)
+    assert record["pointing_game"]["cases"] <= 12
+    assert explained.attributions.shape == (12, 16, 16)
     assert explained.attributions.dtype == np.float32
     assert stability(explained.attributions, explained.attributions)["value"] == pytest.approx(1.0)
     assert "attributions miss the change of the logit" in (explained.path / "MODEL_CARD.md").read_text()
