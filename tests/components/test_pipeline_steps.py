@@ -114,7 +114,7 @@ def test_rerun_with_the_same_inputs_comes_from_the_cache(pipeline_run, small_sam
         pipeline_run.home, small_sample / "dicom", small_sample / "labels.csv"
     )
     assert artifacts == pipeline_run.artifacts
-    assert "9 of 9 steps came from the cache" in screen
+    assert "10 of 10 steps came from the cache" in screen
 
 
 def test_failing_step_is_one_sentence_that_names_the_row(small_sample, tmp_path, run_small_pipeline):
