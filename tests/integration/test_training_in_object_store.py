@@ -37,7 +37,7 @@ def bucket(tmp_path, monkeypatch):
     arguments += [f"-{name}.port.grpc={free_port()}" for name in ports]
     arguments += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
     server = subprocess.Popen(
-        [Path(sys.executable).parent / "weed", "server", "-s3", *arguments, "-master.volumeSizeLimitMB=64"],
+        [Path(sys.executable).parent / "weed", "server", "-s3", *arguments, "-master.volumeSizeLimitMB=1024"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -125,3 +125,14 @@ def test_a_run_in_a_bucket_goes_on_there_and_ends_at_the_weights_of_one_on_disk(
     with files.open("training/model/weights.pt") as stream:
         resumed = torch.load(stream)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_store_that_refuses_or_lacks_what_is_named_is_a_sentence(bucket, tmp_path, capsys, monkeypatch):
+    assert main([f"--tensors={bucket}/nothing", f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == (
+        "error: there is nothing at s3://training/nothing: name the folder that preprocess wrote\n"
+    )
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert main([f"--tensors={bucket}/tensors", f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err.startswith("error: s3://training/tensors cannot be read or written: ")

@@ -18,26 +18,23 @@ LOG_GAMMA = 0.25
 NOISE = 0.02
 
 
-def augment(image: torch.Tensor, strength: float, rank: int = 0, world: int = 1) -> torch.Tensor:
+def augment(image: torch.Tensor, strength: float) -> torch.Tensor:
     """`image` (N, 1, S, S) or (N, 1, D, S, S) float32 in [0, 1] -> the same, each changed by its own draw.
 
-    Draws come from torch's global generator of the image's device. `image` is part `rank` of a batch that was
-    cut into `world` equal parts: the draws are made for all of it, so that a batch is augmented alike in one
-    process and in many. `strength` scales every range; 0 returns `image` itself. The mirror is drawn for half
-    of the images: the finding has no side. A volume turns in its plane, and is scaled
-    and shifted in depth too.
+    Draws come from torch's global generator of the image's device. `strength` scales every range; 0 returns
+    `image` itself. The mirror is drawn for half of the images: the finding has no side. A volume turns in its
+    plane, and is scaled and shifted in depth too.
     """
     if strength == 0:
         return image
     count, device, axes = image.shape[0], image.device, image.ndim - 2
-    mine = slice(rank * count, (rank + 1) * count)
 
     def uniform(width: float) -> torch.Tensor:
-        return ((torch.rand(count * world, device=device) * 2 - 1) * width * strength)[mine]
+        return (torch.rand(count, device=device) * 2 - 1) * width * strength
 
     angle = uniform(math.radians(ROTATION_DEGREES))
     zoom = torch.exp(uniform(ZOOM))
-    mirror = torch.where(torch.rand(count * world, device=device)[mine] < 0.5, -1.0, 1.0)
+    mirror = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0)
     cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     # affine_grid's axes are x, y(, z); its coordinates run from -1 to 1, so that a shift of the width is 2.
     affine = torch.zeros(count, axes, axes + 1, device=device)
@@ -50,6 +47,6 @@ def augment(image: torch.Tensor, strength: float, rank: int = 0, world: int = 1)
     grid = functional.affine_grid(affine, list(image.shape), align_corners=False)
     moved = functional.grid_sample(image, grid, padding_mode="zeros", align_corners=False)
     gamma = torch.exp(uniform(LOG_GAMMA)).reshape(-1, *[1] * (axes + 1))
-    noise = torch.randn(count * world, *image.shape[1:], device=device)[mine] * (NOISE * strength)
+    noise = torch.randn(image.shape, device=device) * (NOISE * strength)
     # Interpolation may end a hair below zero, where a power has no value.
     return (moved.clamp(0, 1) ** gamma + noise).clamp(0, 1)

@@ -24,6 +24,7 @@ from torch import distributed
 
 from hounsfield.errors import RegistryError, TrainingError
 from hounsfield.training import checkpoint, precision
+from hounsfield.training.batch_parts import count_parts
 from hounsfield.training.data import TrainingData, lineage
 from hounsfield.training.failures import as_sentences
 from hounsfield.training.loop import Loop
@@ -98,6 +99,8 @@ def _fit(
     resuming: Resuming,
     environment: Mapping[str, str],
 ) -> None:
+    parts = count_parts(params.batch_size, params.batch_parts, fabric.world_size)
+    params = dataclasses.replace(params, batch_parts=parts)
     identity = dataclasses.asdict(params) | {"shape": list(data.shape), "data": data.digest}
     place = checkpoint.folder_of(resuming.checkpoints or join(out, "checkpoints"), identity)
     file = join(place, checkpoint.FILE)
@@ -222,10 +225,10 @@ def _fabric(params: TrainingParams, environment: Mapping[str, str]) -> Fabric:
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     # Without torchrun, one process a pod: RANK and WORLD_SIZE are what the operator set for the pod.
     plugins = [] if "TORCHELASTIC_RUN_ID" in environment else [KubeflowEnvironment()]
-    # Batch statistics are shared at each step, so that every process has the same buffers already.
+    # `RunningStatistics` shares the buffers, at each step.
     strategy = DDPStrategy(
         process_group_backend="nccl" if accelerator == "cuda" else "gloo",
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
     return Fabric(devices=local, num_nodes=world // local, strategy=strategy, plugins=plugins, **common)

@@ -51,7 +51,7 @@ class Deal:
         draw = np.random.default_rng((self.seed, epoch))
         if not self.balanced:
             return draw.permutation(len(self.labels))
-        # Negative, positive, negative, ...: every even stretch is balanced, and so is each process's part.
+        # Negative, positive, negative, ...: every even stretch is balanced, and so is each part of a batch.
         half = (len(self.labels) + 1) // 2
         order = np.empty(2 * half, dtype=np.int64)
         for label in (0, 1):
@@ -61,6 +61,6 @@ class Deal:
         return order
 
 
-def draw_seed(seed: int, step: int) -> int:
-    """The seed of every draw of `step`: augmentation and dropout follow from it alone."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def draw_seed(seed: int, step: int, part: int) -> int:
+    """The seed of every draw for a part of the batch of `step`: augmentation and dropout follow from it."""
+    return int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)[0] >> np.uint64(1))

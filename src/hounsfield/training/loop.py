@@ -23,7 +23,7 @@ from hounsfield.errors import TrainingError
 from hounsfield.progress import Reporter
 from hounsfield.training import imbalance, precision, schedule
 from hounsfield.training.augmentation import augment
-from hounsfield.training.batchnorm import share_statistics
+from hounsfield.training.batch_parts import RunningStatistics
 from hounsfield.training.data import TrainingData
 from hounsfield.training.network import Classifier, build_network
 from hounsfield.training.params import TrainingParams
@@ -33,7 +33,10 @@ _VALIDATION_BATCH = 64
 
 
 class Loop:
-    """One run: the network, its optimizer, and how far it has come; `history` holds a row an epoch."""
+    """One run: the network, its optimizer, and how far it has come; `history` holds a row an epoch.
+
+    `params.batch_parts` is their number, not 0.
+    """
 
     def __init__(self, fabric: Fabric, params: TrainingParams, data: TrainingData) -> None:
         self.fabric, self.params, self.data = fabric, params, data
@@ -42,16 +45,16 @@ class Loop:
         self.odds_factor = 1.0 if self.imbalance == "none" else imbalance.odds_factor(data.train.labels)
         self.precision = precision.choose(params.precision, params.architecture, fabric.device)
         self.layout = precision.memory_format(data.spatial_dims)
+        self.parts = params.batch_parts
         self.deal = imbalance.Deal(
             data.train.labels, self._batch_size(), params.seed, balanced=self.imbalance == "sampler"
         )
         self.total = params.epochs * self.deal.steps_per_epoch
         network = build_network(params.architecture, params.seed, params.dropout, data.spatial_dims)
-        if self.world > 1:
-            network = share_statistics(network, fabric.device)
         self.network = network.to(memory_format=self.layout)
         self._raw_optimizer = self._make_optimizer()
         self.model, self.optimizer = fabric.setup(self.network, self._raw_optimizer)
+        self._statistics = RunningStatistics(self.network)  # on the device by now
         self.step = 0
         self.history: list[dict[str, float]] = []
         self._losses = 0.0  # of the steps of this epoch
@@ -116,14 +119,11 @@ class Loop:
 
     def _batch_size(self) -> int:
         size, images = self.params.batch_size, len(self.data.train)
-        if size % self.world or size // self.world < 2:
+        if images < 2 * self.parts:
             raise TrainingError(
-                f"batch_size {size} cannot be dealt to {self.world} processes: it must be a multiple "
-                f"of {self.world} that leaves each at least 2 images"
+                f"the train split has {images} images, too few for {self.parts} parts of a batch"
             )
-        if images < 2 * self.world:
-            raise TrainingError(f"the train split has {images} images, too few for {self.world} processes")
-        return min(size, images - images % self.world)
+        return min(size, images - images % self.parts)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         # Weight decay shrinks kernels; on biases and batch-norm parameters it only shifts the statistics.
@@ -138,24 +138,27 @@ class Loop:
         )
 
     def _train_step(self) -> None:
-        torch.manual_seed(imbalance.draw_seed(self.params.seed, self.step))
-        each = self.deal.batch_size // self.world
-        mine = self.deal.batch(self.step)[self.rank * each : (self.rank + 1) * each]
-        image, label = (part.to(self.fabric.device) for part in self.data.train.batch(mine))
-        image = augment(image, self.params.augmentation, self.rank, self.world)
-        logit, _ = self.model(image.contiguous(memory_format=self.layout))
-        loss = self._loss(logit.float(), label)
-        shared = loss.detach().clone()
-        if self.world > 1:
-            distributed.all_reduce(shared)
-            shared /= self.world
-        value = float(shared)
-        if not math.isfinite(value):  # in every process, so that all stop here
-            raise self._diverged(f"the loss is {value} in epoch {self.step // self.deal.steps_per_epoch}")
-        self._losses += value
-        schedule.apply(self._raw_optimizer, self.params.learning_rate, self.step, self.total)
+        batch = np.split(self.deal.batch(self.step), self.parts)
+        each = self.parts // self.world
+        mine = range(self.rank * each, (self.rank + 1) * each)
         self.optimizer.zero_grad()
-        self.fabric.backward(loss)
+        self._statistics.begin()
+        losses = torch.zeros((), device=self.fabric.device)
+        for part in mine:
+            torch.manual_seed(imbalance.draw_seed(self.params.seed, self.step, part))
+            image, label = (given.to(self.fabric.device) for given in self.data.train.batch(batch[part]))
+            image = augment(image, self.params.augmentation).contiguous(memory_format=self.layout)
+            with self.fabric.no_backward_sync(self.model, enabled=part != mine[-1]):
+                logit, _ = self.model(image)
+                loss = self._loss(logit.float(), label)
+                self.fabric.backward(loss / each)
+            losses += loss.detach()
+            self._statistics.end_part()
+        mean = self._statistics.end(losses, self.parts)
+        if not math.isfinite(mean):  # in every process, so that all stop here
+            raise self._diverged(f"the loss is {mean} in epoch {self.step // self.deal.steps_per_epoch}")
+        self._losses += mean
+        schedule.apply(self._raw_optimizer, self.params.learning_rate, self.step, self.total)
         self.optimizer.step()
         self.step += 1
 

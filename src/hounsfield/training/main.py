@@ -20,6 +20,7 @@ _HELP = {
     "architecture": f"one of {', '.join(TRAINED)}",
     "epochs": "how often every image is seen",
     "batch_size": "images of a step, over all processes",
+    "batch_parts": "parts of a batch, each normalised by itself and whole in a process; 0: 2, or processes",
     "learning_rate": "peak of the one-cycle schedule",
     "weight_decay": "AdamW's decay of kernels",
     "dropout": "share of the embedding left out, in [0, 1)",

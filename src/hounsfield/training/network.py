@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from hounsfield.errors import TrainingError
 from hounsfield.training.params import TRAINED
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
     def __init__(self, body: nn.Module, embedding_size: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.body = body
-        self.dropout = BatchDropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embedding_size, 1)
         nn.init.zeros_(self.head.bias)
 
@@ -41,17 +41,6 @@ class Classifier(nn.Module):
         """`image` (N, 1, [D,] S, S) float32 in [0, 1] -> logit (N,) and embedding (N, E), both float32."""
         embedding = self.body(image)
         return self.head(self.dropout(embedding)).squeeze(1), embedding
-
-
-class BatchDropout(nn.Dropout):
-    """Dropout whose draw is for the batch of all processes: it drops alike in one process and in many."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not (self.training and distributed.is_initialized()):
-            return super().forward(input)
-        world, rank, count = distributed.get_world_size(), distributed.get_rank(), len(input)
-        ones = torch.ones(world * count, *input.shape[1:], dtype=input.dtype, device=input.device)
-        return input * super().forward(ones)[rank * count : (rank + 1) * count]
 
 
 class PixelStatistics(nn.Module):

@@ -22,12 +22,14 @@ class TrainingParams:
     `batch_size` counts images over all processes. `augmentation` is a strength: 0 turns it off, 1 is the
     strength described in `augmentation.py`. `learning_rate` is the peak of a one-cycle schedule. Training
     stops early after `patience_epochs` epochs without a better validation AUROC; 0 never does. What
-    `imbalance` and `precision` may be is said in `imbalance.py` and `precision.py`.
+    `imbalance`, `precision` and `batch_parts` may be is said in `imbalance.py`, `precision.py` and
+    `batch_parts.py`.
     """
 
     architecture: str = "efficientnet-b0"
     epochs: int = 12
     batch_size: int = 16
+    batch_parts: int = 0
     learning_rate: float = 5e-3
     weight_decay: float = 1e-2
     dropout: float = 0.2
@@ -41,7 +43,7 @@ class TrainingParams:
         for name, known in (("architecture", TRAINED), ("imbalance", IMBALANCE), ("precision", PRECISION)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "patience_epochs", "seed"):
+        for name in ("epochs", "batch_size", "batch_parts", "patience_epochs", "seed"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
         for name in ("epochs", "batch_size"):
@@ -49,7 +51,7 @@ class TrainingParams:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
-        for name in ("weight_decay", "augmentation", "patience_epochs"):
+        for name in ("weight_decay", "augmentation", "batch_parts", "patience_epochs"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if not 0 <= self.dropout < 1:

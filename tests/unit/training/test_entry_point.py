@@ -69,7 +69,7 @@ def test_two_pods_train_one_network(tensors, tmp_path):
         for rank in range(2)
     ]
     try:
-        said = [pod.communicate(timeout=120)[0] for pod in pods]
+        said = [pod.communicate(timeout=400)[0] for pod in pods]
     finally:
         for pod in pods:
             pod.kill()
