@@ -186,7 +186,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.getLogger("alibi_detect").setLevel(logging.ERROR)
-    os.nice(10)  # on a machine shared with a predictor, the predictor's work comes first
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when a first window imports it
     try:
         with _state_folder(options.state):
@@ -203,6 +202,7 @@ def _watch(options: argparse.Namespace) -> None:
     if options.once:
         watcher.step()
         return
+    os.nice(10)  # on a machine shared with a predictor, the predictor's work comes first
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server = serve(metrics, options.host, options.port)
