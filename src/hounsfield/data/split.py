@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from hounsfield.config import SPLITS
+from hounsfield.config import CLASS_NAMES, SPLITS
 from hounsfield.errors import DataError
 
 FOLDS = 5
@@ -24,7 +24,7 @@ def assign_splits(index: pd.DataFrame, seed: int) -> pd.Series:
     classes = sorted(index["label"].unique())
     if len(classes) < 2:
         raise DataError(
-            f"all {len(index)} labelled images have the label {classes[0]}: training needs both classes"
+            f"all {len(index)} labelled images have the label {CLASS_NAMES[classes[0]]}: training needs both classes"
         )
     ordered = index.sort_values("sha256")
     # Number patients by their first file: the pseudonyms themselves change with the key.

@@ -44,7 +44,7 @@ def test_the_seed_changes_the_split():
 
 
 def test_one_class_only_is_refused():
-    with pytest.raises(DataError, match="have the label 1: training needs both classes"):
+    with pytest.raises(DataError, match="have the label positive: training needs both classes"):
         assign_splits(index().assign(label=1), seed=7)
 
 
