@@ -190,7 +190,7 @@ def test_report_renders_in_a_real_browser(road, tmp_path):
         check=True,
         timeout=60,
     )  # fmt: skip
-    assert "Canary timeline" in done.stdout
+    assert "Rollout timeline" in done.stdout
     assert "promoted" in done.stdout
 
 
