@@ -17,9 +17,7 @@ T = TypeVar("T")
 MODEL_NAME = "opacity"
 """Name of the served and registered model: the finding that it looks for."""
 
-INTENDED_USE = (
-    "mark adult frontal chest radiographs with an opacity for a radiologist, who reads every study"
-)
+INTENDED_USE = "mark adult frontal chest radiographs with an opacity for a radiologist, who reads every study"
 """What the model is for: every package says it, and the change plan holds it to that."""
 
 CLASS_NAMES = ("negative", "positive")

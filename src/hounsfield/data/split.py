@@ -24,7 +24,8 @@ def assign_splits(index: pd.DataFrame, seed: int) -> pd.Series:
     classes = sorted(index["label"].unique())
     if len(classes) < 2:
         raise DataError(
-            f"all {len(index)} labelled images have the label {CLASS_NAMES[classes[0]]}: training needs both classes"
+            f"all {len(index)} labelled images have the label {CLASS_NAMES[classes[0]]}: "
+            "training needs both classes"
         )
     ordered = index.sort_values("sha256")
     # Number patients by their first file: the pseudonyms themselves change with the key.
