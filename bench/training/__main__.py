@@ -2,8 +2,10 @@
 
 The bare loop has every image as one tensor in memory and does nothing but forward, loss, backward and AdamW:
 no augmentation, no metrics, no checkpoints. It is timed in both memory layouts, and the faster one counts.
-Ours is `hounsfield train` as a user runs it, augmentation, checkpoints and log lines included, timed over the
-same steps; validation is timed apart. Rounds alternate, and the median of their ratios is the result.
+Ours is `hounsfield train` as a user runs it, augmentation and log lines included, over the same steps: in two
+processes of one thread each, in one process with the batch in one part, and in one process with the batch in
+the two parts that make it equal to two processes. Rounds alternate, and the medians of their ratios are the
+result. A checkpoint is timed apart and charged once a minute; validation, once an epoch, is left out of both.
 
 With `--layouts` it times a step in each number format and memory layout instead. Writes
 build/bench/training.json.
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,16 +30,15 @@ import torch
 from torch.nn import functional
 
 from hounsfield.imaging.contract import ImageContract
-from hounsfield.training import fit as fit_module
-from hounsfield.training.loop import Loop
 from hounsfield.training.network import build_network
-from hounsfield.training.params import TRAINED, TrainingParams
+from hounsfield.training.params import TRAINED
 from hounsfield.training.precision import memory_format
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "bench"
 TARGET = 0.9
 WARM_UP = 3
+WAYS = {"two processes": (2, 2), "one process": (1, 1), "one process, two parts": (1, 2)}
 
 
 def main(argv: list[str]) -> int:
@@ -62,19 +65,20 @@ def _compare(arguments: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         tensors = _tensors(Path(scratch) / "tensors", arguments)
         for number in range(arguments.rounds):
-            bare = max(
-                _bare(arguments, torch.contiguous_format), _bare(arguments, memory_format(2))
-            )  # images a second
-            ours = _ours(arguments, tensors, Path(scratch) / f"model-{number}")
-            rows.append({"bare": bare, "ours": ours, "ratio": ours / bare})
-            print(
-                f"round {number}: bare loop {bare:6.1f} images/s, hounsfield train {ours:6.1f}, "
-                f"ratio {ours / bare:.3f}",
-                flush=True,
-            )
-    ratio = statistics.median(row["ratio"] for row in rows)
-    print(f"median ratio {ratio:.3f} (target {TARGET})")
-    return {"rounds": rows, "median_ratio": ratio, "target": TARGET, "arguments": vars(arguments)}
+            layouts = (torch.contiguous_format, memory_format(2))
+            bare = max(_bare(arguments, layout) for layout in layouts)  # images a second
+            ours = {
+                way: _ours(arguments, tensors, Path(scratch) / f"{way}-{number}", processes, parts)
+                for way, (processes, parts) in WAYS.items()
+            }
+            ratios = {way: rate / bare for way, rate in ours.items()}
+            rows.append({"bare": bare, "ours": ours, "ratios": ratios})
+            said = ", ".join(f"{way} {rate:.1f} ({ratios[way]:.2f})" for way, rate in ours.items())
+            print(f"round {number}: bare loop {bare:.1f} images/s; {said}", flush=True)
+    medians = {way: statistics.median(row["ratios"][way] for row in rows) for way in WAYS}
+    for way, ratio in medians.items():
+        print(f"{way}: median ratio {ratio:.3f} (target {TARGET})")
+    return {"rounds": rows, "median_ratios": medians, "target": TARGET, "arguments": vars(arguments)}
 
 
 def _bare(arguments: argparse.Namespace, layout: torch.memory_format) -> float:
@@ -107,30 +111,20 @@ def _seconds(step: Callable[[int], None], steps: int) -> float:
     return time.perf_counter() - started_s
 
 
-def _ours(arguments: argparse.Namespace, tensors: Path, out: Path) -> float:
-    """Images a second of `fit`, over the steps of one epoch without the first few, a checkpoint included."""
-    ticks: list[float] = []
-    step, end_epoch = Loop._train_step, Loop._end_epoch
-
-    def timed(loop: Loop) -> None:
-        if loop.step == WARM_UP:
-            ticks.append(time.perf_counter())
-        step(loop)
-
-    def ended(loop: Loop, *rest: object) -> None:
-        ticks.append(time.perf_counter())
-        end_epoch(loop, *rest)
-
-    Loop._train_step, Loop._end_epoch = timed, ended
-    try:
-        params = TrainingParams(
-            architecture=arguments.architecture, epochs=1, batch_size=arguments.batch_size, precision="fp32"
-        )
-        # Once in a run this short: on real runs it is once a minute.
-        fit_module.fit(tensors, out, params, resuming=fit_module.Resuming(every_s=3.0))
-    finally:
-        Loop._train_step, Loop._end_epoch = step, end_epoch
-    return arguments.batch_size * arguments.steps / (ticks[1] - ticks[0])
+def _ours(arguments: argparse.Namespace, tensors: Path, out: Path, processes: int, parts: int) -> float:
+    """Images a second of `fit`, over the steps of one epoch without the first few."""
+    given = [tensors, out, arguments.architecture, arguments.batch_size, parts, WARM_UP]
+    command = [sys.executable]
+    environment = dict(os.environ)
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        environment |= {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
+        environment |= {"GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    command += ["-m", "bench.training.timed", *map(str, given)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("timed ")]
+    _, loop_s, checkpoint_s = line.split()
+    return arguments.batch_size * arguments.steps / (float(loop_s) * (1 + float(checkpoint_s) / 60))
 
 
 def _tensors(folder: Path, arguments: argparse.Namespace) -> Path:

@@ -25,6 +25,15 @@ PARAMS = TrainingParams(epochs=2, batch_size=8, learning_rate=1e-3)
 ARGUMENTS = ["--epochs=2", "--batch-size=8", "--learning-rate=1e-3", "--checkpoint-every-s=0"]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A network this small trains faster on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     """s3://training on a server of its own; the AWS variables of this process point to it."""
