@@ -168,4 +168,7 @@ def _openvino(model: Path, threads: int, precision: str) -> tuple[Infer, int, in
         finally:
             idle.put(request)
 
+    # OpenVINO's binding looks NumPy up at its first conversion, under a lock that it takes beside the GIL:
+    # two threads at once may wait for each other for ever. So this one is first, before there is another.
+    infer(np.zeros(tuple(network.input("image").shape), dtype=np.float32))
     return infer, compiled.output("embedding").partial_shape[1].get_length(), 1

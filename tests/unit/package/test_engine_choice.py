@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -241,6 +243,32 @@ def test_more_callers_than_threads_each_get_their_own_answer(images, folder, cho
             pool.map(lambda number: engine.run(images[0][number % 40 : number % 40 + 1])[0][0], range(400))
         )
     assert together == alone * 10
+
+
+FIRST_CALLS = """
+import os, sys, threading
+import numpy as np
+from pathlib import Path
+from hounsfield.package.choice import EngineChoice
+from hounsfield.package.engine import Engine
+sys.setswitchinterval(1e-6)
+engine = Engine(Path(sys.argv[1]), 2, EngineChoice("openvino"))
+image = np.zeros((1, *map(int, sys.argv[2:])), dtype=np.float32)
+start = threading.Barrier(4)
+callers = [threading.Thread(target=lambda: (start.wait(), engine.run(image))) for _ in range(4)]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+"""
+
+
+def test_the_first_callers_of_a_process_do_not_wait_for_each_other_for_ever(images, folder):
+    """Without the engine's own first run, one process in six did."""
+    sides = map(str, images[0].shape[1:])
+    command = [sys.executable, "-c", FIRST_CALLS, str(folder / "model.onnx"), *sides]
+    for _ in range(3):
+        subprocess.run(command, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("choice", [PLAIN, OPENVINO])
