@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hounsfield.errors import ConfigError, TrainingError
+from hounsfield.imaging.contract import ImageContract
 from hounsfield.training.baseline import fit_baseline
 from hounsfield.training.fit import fit
 from hounsfield.training.launcher import launch
@@ -152,6 +154,18 @@ def test_training_stops_when_patience_is_spent_and_keeps_the_best_epoch(tensors,
     best = record["best_epoch"]
     assert [row["epoch"] for row in record["history"]] == list(range(best + 3))
     assert len(record["history"]) < 9
+
+
+def test_volumes_are_trained_on_by_their_contract(make_tensors, tmp_path):
+    tensors = make_tensors(counts=(8, 8, 8))
+    images = np.load(tensors / "shard-00000.npy")
+    np.save(tensors / "shard-00000.npy", np.repeat(images[:, :, None], 32, axis=2))
+    ImageContract(size_px=32, depth_px=32).save(tensors)
+    fit(tensors, tmp_path / "model", dataclasses.replace(QUICK, epochs=1))
+    assert record_of(tmp_path / "model")["spatial_dims"] == 3
+    logit, embedding = load_network(tmp_path / "model")(torch.rand(2, 1, 32, 32, 32))
+    assert logit.shape == (2,)
+    assert embedding.shape == (2, 992)
 
 
 def test_bf16_trains_and_validates_in_fp32(tensors, tmp_path):
