@@ -20,8 +20,8 @@ from hounsfield.training.rebuild import RESULT
 TOLERANCE = 0.02
 """Of the validation AUROC of any epoch, where another machine or library rounds otherwise.
 
-Rounding is amplified from step to step: on the simulated sample set, whose validation split has 220 images,
-one process and two differ by up to this, and so do two versions of a kernel.
+A choice, not a measurement: rounding is amplified from step to step, and of the sample set's 220 validation
+images a few pairs may change places.
 """
 
 
