@@ -196,7 +196,7 @@ def test_report_renders_in_a_real_browser(road, tmp_path):
 
 def test_edited_weight_moves_the_traffic_after_apply(road, scan):
     """The promotion door: a person edits the tree, commits, applies; studies are counted by version."""
-    from hounsfield.rollout import manifest
+    from hounsfield.rollout import manifest, repository
     from hounsfield.serving.client import Client
 
     home, tree = road.home, road.home / "gitops"
@@ -208,7 +208,7 @@ def test_edited_weight_moves_the_traffic_after_apply(road, scan):
         model_version=str(first["version"]),
         package_digest=first["digest"],
     )
-    manifest.commit(tree, "Deploy the old champion beside the new one", {})
+    repository.commit(tree, "Deploy the old champion beside the new one", {})
     rollout = tree / "overlays" / "laptop" / "rollout.yaml"
     text = rollout.read_text()
     text = re.sub(r"(?m)^(  stable: )100\b", r"\g<1>70", text)
@@ -222,7 +222,7 @@ def test_edited_weight_moves_the_traffic_after_apply(road, scan):
     assert 50 <= answered["1"] <= 130
     assert answered.total() == answered["1"] + answered["2"]
     manifest.set_weights(tree, 100, 0)
-    manifest.commit(tree, "All to the champion again", {})
+    repository.commit(tree, "All to the champion again", {})
     hounsfield(home, "apply")
     with Client(road.url) as client:
         assert {client.predict(source, f"study-{n}")["model_version"] for n in range(50)} == {"2"}

@@ -11,7 +11,7 @@ from hounsfield.cli.main import main
 from hounsfield.config import Home
 from hounsfield.laptop import outcomes
 from hounsfield.registry.registry import CHAMPION, Registry
-from hounsfield.rollout import manifest
+from hounsfield.rollout import manifest, repository
 from hounsfield.rollout.decide import METHOD
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.policy import Policy
@@ -41,7 +41,7 @@ def home(tmp_path):
         manifest.set_revision(
             home.tree, "stable", storage_uri=f"file:///{digest}", model_version=version, package_digest=digest
         )
-        manifest.commit(home.tree, f"Serve version {version}", {})
+        repository.commit(home.tree, f"Serve version {version}", {})
         assert registry.register(types.SimpleNamespace(digest=digest), f"file:///{digest}", None, {}) == int(
             version
         )

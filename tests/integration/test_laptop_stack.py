@@ -20,7 +20,7 @@ from hounsfield.laptop.callers import make_api_key
 from hounsfield.laptop.ports import SPAN
 from hounsfield.laptop.programs import find_program
 from hounsfield.laptop.render import OVERLAY
-from hounsfield.rollout import manifest
+from hounsfield.rollout import manifest, repository
 
 try:
     find_program("envoy"), find_program("kubectl")
@@ -110,7 +110,7 @@ def serve(home: Home, role: str, version: str, folder: Path) -> None:
     manifest.set_revision(
         home.tree, role, storage_uri=folder.as_uri(), model_version=version, package_digest="0" * 64
     )
-    manifest.commit(home.tree, f"{role} serves {version}", {})
+    repository.commit(home.tree, f"{role} serves {version}", {})
 
 
 def answered(endpoint: str, requests_made: int, **headers: str) -> collections.Counter:

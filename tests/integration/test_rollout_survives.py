@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from hounsfield.audit import log
-from hounsfield.rollout import manifest
+from hounsfield.rollout import manifest, repository
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.ledger import Ledger, replay_ledger
 from hounsfield.serving.metrics import LIVE, SHADOW, Metrics
@@ -162,11 +162,11 @@ def test_ten_kills_at_random_moments_and_every_step_is_done_once(controller):
     assert said.splitlines()[-1] == "outcome promoted", said
     assert moves(controller.tree) == EVERY_STEP
     assert manifest.weights(controller.tree) == (0, 100)
-    assert not manifest.dirty(controller.tree)
+    assert not repository.dirty(controller.tree)
     (story,) = controller.ledger.stories()
     assert story.outcome == "promoted"
     assert replay_ledger(controller.ledger) == len(story.verdicts)
-    log.verify(controller.ledger.path, expected_head=manifest.evidence_of(controller.tree)["ledger"])
+    log.verify(controller.ledger.path, expected_head=repository.evidence_of(controller.tree)["ledger"])
     decided = [record["weight"] for record in story.verdicts if record["verdict"]["decision"] == "PROMOTE"]
     assert decided == [0, 5, 25, 50, 100]
 

@@ -62,13 +62,13 @@ def _ledger(arguments: argparse.Namespace) -> Ledger:
 
 def _verify(arguments: argparse.Namespace) -> None:
     from hounsfield.audit import log
-    from hounsfield.rollout import manifest
+    from hounsfield.rollout import repository
 
     ledger, tree = _ledger(arguments), Home.at(arguments.home).tree
     head = log.verify(ledger.path)
     print(f"{ledger.path}: {head.count} records, the chain holds; its head is {head.hash}")
     if arguments.ledger is None and (tree / ".git").is_dir():
-        anchors = manifest.ledger_anchors(tree)
+        anchors = repository.ledger_anchors(tree)
         ledger.check_anchors(anchors)
         print(f"{tree}: {len(anchors)} commits name a record of it, and it holds them all")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hounsfield.config import Home
 from hounsfield.errors import RolloutError
 from hounsfield.laptop.processes import GATE_KEY, NOTHING
-from hounsfield.rollout import manifest, signed
+from hounsfield.rollout import manifest, repository, signed
 from hounsfield.rollout.admission import Admission
 from hounsfield.rollout.change_plan import ChangePlan, load_change_plan
 from hounsfield.rollout.ledger import Ledger
@@ -38,5 +38,5 @@ def check_admitted(home: Home) -> None:
     try:
         found.require(Ledger(home.ledger), canary, None if stable == NOTHING else stable)
     except RolloutError:
-        if canary not in manifest.former_champions(home.tree):
+        if canary not in repository.former_champions(home.tree):
             raise

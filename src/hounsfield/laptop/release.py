@@ -27,7 +27,7 @@ from hounsfield.laptop.processes import package_folder
 from hounsfield.laptop.tls import write_private
 from hounsfield.registry.registry import CHAMPION, Registry
 from hounsfield.rollout import admission as gate_record
-from hounsfield.rollout import approvals, manifest
+from hounsfield.rollout import approvals, manifest, repository
 from hounsfield.rollout.actuator import GitActuator, alone
 from hounsfield.rollout.change_plan import ChangePlan
 from hounsfield.rollout.controller import PROMOTED, Event, SystemClock, run_canary
@@ -233,7 +233,7 @@ def _set(
         package_digest=revision.package_digest,
     )
     evidence = {"role": role, "package_digest": revision.package_digest, "verdict": verdict}
-    manifest.commit(home.tree, message, evidence)
+    repository.commit(home.tree, message, evidence)
 
 
 def _serve_champion(home: Home, champion: Revision) -> None:
@@ -253,7 +253,7 @@ def _serve_candidate(home: Home, candidate: Revision) -> None:
 def _withdraw(home: Home, why: str) -> None:
     if manifest.weights(home.tree) != (100, 0):
         manifest.set_weights(home.tree, 100, 0)
-        manifest.commit(home.tree, f"Canary at 0 %: {why}", {})
+        repository.commit(home.tree, f"Canary at 0 %: {why}", {})
     _set(home, "canary", NOTHING, f"Remove the canary: {why}")
     stack.apply(home)
 
@@ -278,7 +278,7 @@ def _finish_promotion(
     stack.apply(home)
     if manifest.weights(home.tree) != (100, 0):
         manifest.set_weights(home.tree, 100, 0)
-        manifest.commit(home.tree, f"Stable (version {version}) takes the traffic back", {})
+        repository.commit(home.tree, f"Stable (version {version}) takes the traffic back", {})
         stack.apply(home)
     _set(home, "canary", NOTHING, "Remove the canary: it is stable now")
     stack.apply(home)

@@ -26,7 +26,7 @@ from hounsfield.laptop.render import OVERLAY, render, set_gateway_port, set_secu
 from hounsfield.laptop.supervisor import State, Supervisor
 from hounsfield.laptop.tls import Certificate, ensure_certificate
 from hounsfield.progress import Reporter
-from hounsfield.rollout import manifest, signed
+from hounsfield.rollout import manifest, repository, signed
 
 REPO = Path(__file__).resolve().parents[3]
 """The clone: the servers' working folder, and where `manifests/` and `serving/` are."""
@@ -185,12 +185,12 @@ def _seed(home: Home, repo: Path, port: int | None) -> None:
     if port is not None:
         Ports(port)  # refuses a number that is no port before it is written
     if port is not None and set_gateway_port(home.tree, port):
-        manifest.commit(home.tree, f"Serve on port {port}", {})
+        repository.commit(home.tree, f"Serve on port {port}", {})
 
 
 def _secure(home: Home, secure: bool) -> None:
     if secure and set_secure(home.tree):
-        manifest.commit(home.tree, "Ask for TLS, and for a token or an API key of every caller", {})
+        repository.commit(home.tree, "Ask for TLS, and for a token or an API key of every caller", {})
 
 
 def _credentials(home: Home, plan: Plan) -> Certificate | None:

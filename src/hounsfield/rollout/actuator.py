@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hounsfield.errors import RolloutError
-from hounsfield.rollout import manifest
+from hounsfield.rollout import manifest, repository
 from hounsfield.rollout.evidence import REVISIONS
 from hounsfield.rollout.policy import First
 
@@ -66,16 +66,16 @@ class GitActuator:
         self.tree, self._apply, self._file = tree, apply, file
         if manifest.recover(tree, file):  # a predecessor was killed between its edit and its end
             apply()
-        if manifest.dirty(tree):
+        if repository.dirty(tree):
             raise RolloutError(
                 f"{tree} has changes that are not committed; commit or undo them, then start the rollout"
             )
-        self._head = manifest.head(tree)
-        self._has_upstream = manifest.has_upstream(tree)
+        self._head = repository.head(tree)
+        self._has_upstream = repository.has_upstream(tree)
         if self._has_upstream:
-            if (theirs := manifest.pushed_by_others(tree)) is not None:
+            if (theirs := repository.pushed_by_others(tree)) is not None:
                 raise RolloutError(f"the upstream of {tree} has {theirs[:10]}, which the tree lacks: pull it")
-            manifest.push(tree)  # what a killed predecessor had committed and not yet pushed
+            repository.push(tree)  # what a killed predecessor had committed and not yet pushed
 
     def weights(self) -> tuple[int, int]:
         return manifest.weights(self.tree, self._file)
@@ -122,17 +122,17 @@ class GitActuator:
         return canary.model_version
 
     def foreign_edit(self) -> str | None:
-        if manifest.dirty(self.tree):
+        if repository.dirty(self.tree):
             return f"someone is editing {self.tree}: there are changes that are not committed"
-        head = manifest.head(self.tree)
+        head = repository.head(self.tree)
         if head != self._head:
             return f"someone committed {head[:10]} to {self.tree}"
-        if self._has_upstream and (theirs := manifest.pushed_by_others(self.tree)) is not None:
+        if self._has_upstream and (theirs := repository.pushed_by_others(self.tree)) is not None:
             return f"someone pushed {theirs[:10]} to the upstream of {self.tree}"
         return None
 
     def _commit(self, message: str, evidence: Mapping[str, Any]) -> None:
-        before, self._head = self._head, manifest.commit(self.tree, message, evidence)
+        before, self._head = self._head, repository.commit(self.tree, message, evidence)
         self._check_parent(before)
         if self._has_upstream:
             self._push(before)
@@ -140,19 +140,19 @@ class GitActuator:
 
     def _check_parent(self, before: str) -> None:
         """A person may have committed between our last look and our commit."""
-        theirs = manifest.parent(self.tree)
+        theirs = repository.parent(self.tree)
         if theirs != before:
-            manifest.take_back(self.tree, theirs)
+            repository.take_back(self.tree, theirs)
             raise SomeoneElseError(f"someone committed {theirs[:10]} to {self.tree}")
 
     def _push(self, before: str) -> None:
         try:
-            manifest.push(self.tree)
+            repository.push(self.tree)
         except RolloutError:
-            theirs = manifest.pushed_by_others(self.tree)
+            theirs = repository.pushed_by_others(self.tree)
             if theirs is None:
                 raise
-            manifest.take_back(self.tree, before)
+            repository.take_back(self.tree, before)
             self._head = before
             raise SomeoneElseError(f"someone pushed {theirs[:10]} to the upstream of {self.tree}") from None
 

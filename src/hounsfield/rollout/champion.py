@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hounsfield.rollout import decide, manifest, outcomes
+from hounsfield.rollout import decide, manifest, outcomes, repository
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.ledger import Ledger, Story
 from hounsfield.rollout.manifest import ROLLOUT_FILE, Revision
@@ -58,7 +58,7 @@ def judge(ledger: Ledger, champion: str, at: float) -> Late | None:
 
 def is_done(tree: Path, late: Late) -> bool:
     """Whether a commit has carried the rollback out; if the champion serves, a person has put it back."""
-    return late.record in manifest.ledger_anchors(tree)
+    return late.record in repository.ledger_anchors(tree)
 
 
 def take_back(tree: Path, late: Late, file: Path = ROLLOUT_FILE) -> Revision:
@@ -77,11 +77,11 @@ def take_back(tree: Path, late: Late, file: Path = ROLLOUT_FILE) -> Revision:
     )
     manifest.set_weights(tree, 100, 0, file=file)
     evidence = {"role": "stable", "package_digest": before.package_digest, "ledger": late.record}
-    manifest.commit(
+    repository.commit(
         tree,
         f"Take back the champion: version {before.model_version} is stable again",
         evidence | {"verdict": dict(late.verdict)},
     )
-    if manifest.has_upstream(tree):
-        manifest.push(tree)
+    if repository.has_upstream(tree):
+        repository.push(tree)
     return before

@@ -1,18 +1,14 @@
-"""The git working tree that a rollout edits: one file, `overlays/NAME/rollout.yaml`, holds weights and
-revisions.
+"""The file that a rollout edits: `overlays/NAME/rollout.yaml` of a git tree holds weights and revisions.
 
 On the laptop the tree is a repository of its own, seeded from the clone's `manifests/`; on a cluster it is a
-clone of the repository that ArgoCD watches. Its commits are the record of who got how much traffic, and on
-what evidence.
+clone of the repository that ArgoCD watches. What is written counts when `repository.commit` has it.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from hounsfield.errors import RolloutError
-from hounsfield.rollout import recovery
+from hounsfield.rollout import recovery, repository
 from hounsfield.rollout.evidence import REVISIONS
 from hounsfield.rollout.policy import First
 
 ROLLOUT_FILE = Path("overlays/laptop/rollout.yaml")
-
-EVIDENCE_TRAILER = "Evidence"
-"""Name of the git trailer whose value is the evidence of a commit, as JSON on one line."""
 
 NOBODY = First("x-hounsfield-site", ("nobody",))
 
@@ -75,10 +68,10 @@ def seed_tree(manifests: Path, tree: Path) -> bool:
             raise RolloutError(
                 f"{manifests} has no {ROLLOUT_FILE}; it is not the manifests folder of the clone"
             )
-        _git(draft, "init", "--quiet", "--initial-branch=main")
+        repository.git(draft, "init", "--quiet", "--initial-branch=main")
         for key, value in _IDENTITY.items():
-            _git(draft, "config", key, value)
-        commit(draft, "Seed the tree from the laptop overlay", {})
+            repository.git(draft, "config", key, value)
+        repository.commit(draft, "Seed the tree from the laptop overlay", {})
         if tree.exists():
             tree.rmdir()
         draft.replace(tree)
@@ -146,8 +139,8 @@ def revision(tree: Path, role: str, file: Path = ROLLOUT_FILE) -> Revision:
 
 def past_revision(tree: Path, role: str, package_digest: str, file: Path = ROLLOUT_FILE) -> Revision:
     """The last commit's word on the package of that digest that `role` served; RolloutError without one."""
-    for sha in _git(tree, "rev-list", "HEAD", "--", str(file)).splitlines():
-        found = _revision(_yaml().load(_git(tree, "show", f"{sha}:{file}")), role, file)
+    for sha in repository.git(tree, "rev-list", "HEAD", "--", str(file)).splitlines():
+        found = _revision(_yaml().load(repository.git(tree, "show", f"{sha}:{file}")), role, file)
         if found.package_digest == package_digest:
             return found
     raise RolloutError(f"no commit of {tree} has {role} at the package {package_digest[:12]}")
@@ -176,83 +169,9 @@ def set_revision(
     _save(tree, document, file)
 
 
-def commit(tree: Path, message: str, evidence: Mapping[str, Any]) -> str:
-    """Commit every change of the tree, with `evidence` as the last trailer of the message; returns the
-    commit's SHA.
-
-    Nothing to commit is an error: each step of a rollout changes something.
-    """
-    trailer = f"{EVIDENCE_TRAILER}: {json.dumps(evidence, sort_keys=True, allow_nan=False)}"
-    _git(tree, "add", "--all")
-    _git(tree, "commit", "--quiet", "--cleanup=verbatim", f"--message={message}\n\n{trailer}\n")
-    recovery.forget(tree)
-    return head(tree)
-
-
 def recover(tree: Path, file: Path = ROLLOUT_FILE) -> bool:
     """Take back what a killed process left edited and not committed; whether it was killed at that."""
-    return recovery.recover(tree, file, lambda *arguments: _git(tree, *arguments))
-
-
-def evidence_of(tree: Path, sha: str = "HEAD") -> dict[str, Any]:
-    """The evidence in the message of a commit, {} for a commit of a person."""
-    lines = _git(tree, "show", "--no-patch", "--format=%B", sha).splitlines()
-    found = [line for line in lines if line.startswith(f"{EVIDENCE_TRAILER}: ")]
-    return json.loads(found[-1].removeprefix(f"{EVIDENCE_TRAILER}: ")) if found else {}
-
-
-def ledger_anchors(tree: Path) -> list[str]:
-    """The hashes of the ledger that the tree's commits name in their evidence, in order."""
-    found = []
-    for sha in _git(tree, "rev-list", "--reverse", "HEAD").splitlines():
-        evidence = evidence_of(tree, sha)
-        if "ledger" in evidence:
-            found.append(evidence["ledger"])
-    return found
-
-
-def former_champions(tree: Path) -> set[str]:
-    """Digests of the packages that a release has made stable, by the evidence of the tree's commits."""
-    found = (evidence_of(tree, sha) for sha in _git(tree, "rev-list", "HEAD").splitlines())
-    return {evidence["package_digest"] for evidence in found if evidence.get("role") == "stable"}
-
-
-def dirty(tree: Path) -> bool:
-    """Whether the working tree has changes that are not committed."""
-    return bool(_git(tree, "status", "--porcelain"))
-
-
-def head(tree: Path) -> str:
-    return _git(tree, "rev-parse", "HEAD")
-
-
-def parent(tree: Path) -> str:
-    return _git(tree, "rev-parse", "HEAD^")
-
-
-def has_upstream(tree: Path) -> bool:
-    """Whether the branch follows one of another repository, such as the one that ArgoCD watches."""
-    try:
-        _git(tree, "rev-parse", "--abbrev-ref", "@{upstream}")
-    except RolloutError:
-        return False
-    return True
-
-
-def pushed_by_others(tree: Path) -> str | None:
-    """The newest commit of the upstream branch that the tree does not have; None for none."""
-    _git(tree, "fetch", "--quiet")
-    return _git(tree, "rev-list", "--max-count=1", "HEAD..@{upstream}") or None
-
-
-def push(tree: Path) -> None:
-    """Bring the commits to the upstream branch; RolloutError when it does not take them."""
-    _git(tree, "push", "--quiet")
-
-
-def take_back(tree: Path, to: str) -> None:
-    """Undo the commits after `to`, which no one else has seen."""
-    _git(tree, "reset", "--quiet", "--hard", to)
+    return recovery.recover(tree, file, lambda *arguments: repository.git(tree, *arguments))
 
 
 def _revision(document: Any, role: str, file: Path) -> Revision:
@@ -298,7 +217,7 @@ def _save(tree: Path, document: Any, file: Path) -> None:
     text = io.StringIO()
     _yaml().dump(document, text)
     content = text.getvalue().encode()
-    recovery.note(tree, head(tree), content)
+    recovery.note(tree, repository.head(tree), content)
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:
         file.write(content)
@@ -343,29 +262,3 @@ def _checked_role(role: str) -> str:
     if role not in REVISIONS:
         raise RolloutError(f"there is no revision {role!r}; there are {' and '.join(REVISIONS)}")
     return role
-
-
-def _git(tree: Path, *arguments: str) -> str:
-    # A GIT_DIR or an identity of the caller's (a hook, say) must not lead these commands to another
-    # repository.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "LC_ALL": "C"}
-    try:
-        with recovery.at_work(tree) as descriptors:
-            done = subprocess.run(
-                ["git", "-C", str(tree), *arguments],
-                capture_output=True,
-                text=True,
-                env=environment,
-                check=False,
-                start_new_session=True,  # an interrupt of the caller's group does not cut a commit in two
-                pass_fds=descriptors,
-            )
-    except FileNotFoundError:
-        raise RolloutError("git is not installed; the rollout keeps its tree in a git repository") from None
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise RolloutError(
-            f"git {arguments[0]} in {tree} failed: {said[-1] if said else f'exit code {done.returncode}'}"
-        )
-    return done.stdout.strip()

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hounsfield.cli.main import main
-from hounsfield.rollout import approvals, decide, manifest, signed
+from hounsfield.rollout import approvals, decide, manifest, repository, signed
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.policy import Policy
@@ -45,7 +45,7 @@ def home(tmp_path):
     tree = tmp_path / "gitops"
     manifest.seed_tree(Path(__file__).parents[3] / "manifests", tree)
     manifest.set_weights(tree, 95, 5)
-    manifest.commit(tree, "Canary at 5 %", {"ledger": head})
+    repository.commit(tree, "Canary at 5 %", {"ledger": head})
     return tmp_path
 
 

@@ -8,7 +8,7 @@ from hounsfield.config import Home
 from hounsfield.errors import RolloutError
 from hounsfield.laptop.admitted import admission, check_admitted, read_rules
 from hounsfield.laptop.processes import GATE_KEY
-from hounsfield.rollout import manifest, signed
+from hounsfield.rollout import manifest, repository, signed
 from hounsfield.rollout.ledger import Ledger
 from tests.passes import entry
 
@@ -23,7 +23,7 @@ def home(tmp_path):
     for role, digest in (("stable", STABLE), ("canary", CANARY)):
         revision = {"storage_uri": "file:///x", "model_version": "1", "package_digest": digest}
         manifest.set_revision(home.tree, role, **revision)
-        manifest.commit(home.tree, f"{role} serves", {"role": role, "package_digest": digest})
+        repository.commit(home.tree, f"{role} serves", {"role": role, "package_digest": digest})
     return home
 
 
@@ -62,7 +62,7 @@ def test_a_promotion_that_is_being_finished_and_a_former_champion_need_none(home
     promoted = {"storage_uri": "file:///x", "model_version": "2", "package_digest": CANARY}
     manifest.set_revision(home.tree, "stable", **promoted)
     check_admitted(home)
-    manifest.commit(home.tree, "Promote", {"role": "stable", "package_digest": CANARY})
+    repository.commit(home.tree, "Promote", {"role": "stable", "package_digest": CANARY})
     manifest.set_revision(home.tree, "canary", **{**promoted, "package_digest": STABLE})
     check_admitted(home)
     manifest.set_revision(home.tree, "canary", **{**promoted, "package_digest": "c" * 64})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hounsfield.errors import RolloutError
-from hounsfield.rollout import manifest
+from hounsfield.rollout import manifest, repository
 from hounsfield.rollout.actuator import GitActuator
 from hounsfield.rollout.evidence import Snapshot
 from hounsfield.rollout.ledger import Ledger
@@ -53,7 +53,7 @@ def tree(tmp_path):
         manifest.set_revision(
             tree, role, storage_uri=f"s3://{digest}", model_version=version, package_digest=digest
         )
-    manifest.commit(tree, "Deploy", {})
+    repository.commit(tree, "Deploy", {})
     subprocess.run(["git", "clone", "--quiet", "--bare", tree, upstream], check=True)
     git(tree, "remote", "add", "origin", str(upstream))
     git(tree, "fetch", "--quiet", "origin")

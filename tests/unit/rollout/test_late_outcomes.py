@@ -8,7 +8,7 @@ import pytest
 from hounsfield.audit.chain import canonical
 from hounsfield.audit.segments import Writer, now_text
 from hounsfield.errors import LabelError, RolloutError
-from hounsfield.rollout import champion, manifest, outcomes
+from hounsfield.rollout import champion, manifest, outcomes, repository
 from hounsfield.rollout.decide import METHOD
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.labels import read_csv
@@ -227,7 +227,7 @@ def test_labels_take_a_champion_back_that_misses_more_than_its_margin(hospital, 
         manifest.set_revision(
             tree, "stable", storage_uri=f"file:///{digest}", model_version=version, package_digest=digest
         )
-        manifest.commit(tree, f"Serve version {version}", {})
+        repository.commit(tree, f"Serve version {version}", {})
     promoted(hospital, misses_of_new=5)
     late = champion.judge(hospital.ledger, NEW, 3000.0)
     assert late.is_rollback
@@ -237,9 +237,9 @@ def test_labels_take_a_champion_back_that_misses_more_than_its_margin(hospital, 
     assert not champion.is_done(tree, late)
     champion.take_back(tree, late)
     assert manifest.revision(tree, "stable") == manifest.Revision(f"file:///{OLD}", "1", OLD)
-    assert manifest.evidence_of(tree)["verdict"]["decision"] == "ROLLBACK"
+    assert repository.evidence_of(tree)["verdict"]["decision"] == "ROLLBACK"
     assert champion.is_done(tree, late)
-    hospital.ledger.check_anchors(manifest.ledger_anchors(tree))
+    hospital.ledger.check_anchors(repository.ledger_anchors(tree))
     assert hospital.ledger.taken_back() == {NEW}
     assert champion.judge(hospital.ledger, NEW, 5000.0).record == late.record  # decided once
     assert replay_ledger(hospital.ledger) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hounsfield.errors import RolloutError
-from hounsfield.rollout import manifest, recovery
+from hounsfield.rollout import manifest, recovery, repository
 from hounsfield.rollout.actuator import GitActuator, SomeoneElseError, alone
 from hounsfield.rollout.policy import First
 
@@ -35,7 +35,7 @@ def by_hand(tree, old, new):
 
 
 def test_a_seeded_tree_is_clean_and_holds_the_laptop_overlay_only(tree):
-    assert not manifest.dirty(tree)
+    assert not repository.dirty(tree)
     assert git(tree, "rev-list", "--count", "HEAD") == "1"
     assert [path.name for path in (tree / "overlays").iterdir()] == ["laptop"]
     assert manifest.weights(tree) == (100, 0)
@@ -43,9 +43,9 @@ def test_a_seeded_tree_is_clean_and_holds_the_laptop_overlay_only(tree):
 
 def test_seeding_again_changes_nothing(tree):
     manifest.set_weights(tree, 75, 25)
-    before = manifest.commit(tree, "A step", {})
+    before = repository.commit(tree, "A step", {})
     assert not manifest.seed_tree(MANIFESTS, tree)
-    assert manifest.head(tree) == before
+    assert repository.head(tree) == before
     assert manifest.weights(tree) == (75, 25)
 
 
@@ -92,12 +92,12 @@ def test_a_tree_without_a_shadow_says_so_and_is_left_alone(tree):
     assert manifest.shadow(tree) == 0
     with pytest.raises(RolloutError, match=r"has no weights\.shadow"):
         manifest.set_weights(tree, 100, 0, shadow=100)
-    assert not manifest.dirty(tree)
+    assert not repository.dirty(tree)
 
 
 def test_what_each_revision_serves_is_told_by_its_digest(tree):
     manifest.set_revision(tree, "canary", storage_uri="file:///m", model_version="3", package_digest="ab")
-    manifest.commit(tree, "Deploy", {})
+    repository.commit(tree, "Deploy", {})
     assert GitActuator(tree).revisions() == {"stable": "none", "canary": "ab"}
 
 
@@ -105,7 +105,7 @@ def test_what_each_revision_serves_is_told_by_its_digest(tree):
 def test_weights_that_make_no_sense_are_refused(tree, stable, canary):
     with pytest.raises(RolloutError, match="together make 100"):
         manifest.set_weights(tree, stable, canary)
-    assert not manifest.dirty(tree)
+    assert not repository.dirty(tree)
 
 
 def test_a_revision_is_written_with_its_version_as_text(tree):
@@ -125,9 +125,9 @@ def test_there_is_no_third_revision(tree):
 def test_a_commit_holds_its_evidence(tree):
     manifest.set_weights(tree, 95, 5)
     evidence = {"verdict": {"decision": "PROMOTE", "numbers": {"error_rate_high": 0.05}}, "text": "# a: b\nc"}
-    sha = manifest.commit(tree, "Canary at 5 %", evidence)
-    assert not manifest.dirty(tree)
-    assert manifest.evidence_of(tree, sha) == evidence
+    sha = repository.commit(tree, "Canary at 5 %", evidence)
+    assert not repository.dirty(tree)
+    assert repository.evidence_of(tree, sha) == evidence
     assert git(tree, "log", "-1", "--format=%(trailers:key=Evidence,valueonly)").startswith("{")
     assert git(tree, "log", "-1", "--format=%an") == "Hounsfield rollout"
 
@@ -135,14 +135,14 @@ def test_a_commit_holds_its_evidence(tree):
 def test_a_commit_of_a_person_has_no_evidence(tree):
     by_hand(tree, "stable: 100", "stable: 100 # for now")
     git(tree, "commit", "--quiet", "--all", "--message=by hand")
-    assert manifest.evidence_of(tree) == {}
+    assert repository.evidence_of(tree) == {}
 
 
 def test_a_commit_does_not_go_to_the_repository_of_the_caller(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     manifest.set_weights(tree, 95, 5)
-    manifest.commit(tree, "Canary at 5 %", {})
-    assert not manifest.dirty(tree)
+    repository.commit(tree, "Canary at 5 %", {})
+    assert not repository.dirty(tree)
 
 
 def test_a_tree_that_is_no_yaml_is_refused_with_the_line(tree):
@@ -168,28 +168,28 @@ def die_at_95_and_5(tree):
 
 @pytest.mark.parametrize("where", ["replace", "add", "commit"])
 def test_an_edit_that_was_killed_before_its_commit_is_taken_back(tree, monkeypatch, where):
-    before = manifest.head(tree)
-    run = manifest._git
+    before = repository.head(tree)
+    run = repository.git
     with monkeypatch.context() as patched:
         if where == "replace":
             die = killed("the draft is written, not yet in place")
             patched.setattr(manifest, "os", types.SimpleNamespace(environ=os.environ, fsync=die))
         if where == "add":
-            patched.setattr(manifest, "commit", killed("edited, not yet staged"))
+            patched.setattr(repository, "commit", killed("edited, not yet staged"))
         if where == "commit":
             patched.setattr(
-                manifest, "_git", lambda tree, *a: killed("staged")() if a[0] == "commit" else run(tree, *a)
+                repository, "git", lambda tree, *a: killed("staged")() if a[0] == "commit" else run(tree, *a)
             )
         die_at_95_and_5(tree)
     (tree / ".git" / "index.lock").touch()  # what a git that was killed leaves
     applied = []
     assert GitActuator(tree, lambda: applied.append(manifest.weights(tree))).head() == before
-    assert (applied, manifest.weights(tree), manifest.dirty(tree)) == ([(100, 0)], (100, 0), False)
+    assert (applied, manifest.weights(tree), repository.dirty(tree)) == ([(100, 0)], (100, 0), False)
 
 
 def test_a_git_process_that_outlived_its_parent_is_waited_for(tree, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(manifest, "commit", killed("edited, not yet staged"))
+        patched.setattr(repository, "commit", killed("edited, not yet staged"))
         die_at_95_and_5(tree)
     with recovery.at_work(tree) as descriptors:
         orphan = subprocess.Popen(["sleep", "60"], pass_fds=descriptors)
@@ -216,7 +216,7 @@ def test_an_edit_that_reached_its_commit_stays(tree, monkeypatch):
 
 def test_a_persons_edit_after_a_kill_is_not_taken_back(tree, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(manifest, "commit", killed("edited, not yet staged"))
+        patched.setattr(repository, "commit", killed("edited, not yet staged"))
         die_at_95_and_5(tree)
     by_hand(tree, "canary: 5", "canary: 5 # mine")
     with pytest.raises(RolloutError, match="was edited by someone after a rollout was killed"):
@@ -229,9 +229,9 @@ def test_the_actuator_commits_then_applies(tree):
     actuator = GitActuator(tree, lambda: applied.append(manifest.weights(tree)))
     sha = actuator.set_weights(95, 5, {"ledger": "ab"})
     assert applied == [(95, 5)]
-    assert sha == manifest.head(tree) == actuator.head()
+    assert sha == repository.head(tree) == actuator.head()
     assert actuator.foreign_edit() is None
-    assert manifest.evidence_of(tree) == {"ledger": "ab"}
+    assert repository.evidence_of(tree) == {"ledger": "ab"}
 
 
 def test_the_actuator_sees_an_edit_of_a_person_before_and_after_its_commit(tree):
@@ -247,17 +247,17 @@ def test_the_actuator_sees_an_edit_of_a_person_before_and_after_its_commit(tree)
 
 def test_a_commit_of_a_person_in_the_last_moment_wins(tree, monkeypatch):
     actuator = GitActuator(tree)
-    commit = manifest.commit
+    commit = repository.commit
 
     def commit_after_a_person(*arguments):
         (tree / "README.md").write_text("mine")
         git(tree, "commit", "--quiet", "--message=by hand", "--", "README.md")
         return commit(*arguments)
 
-    monkeypatch.setattr(manifest, "commit", commit_after_a_person)
+    monkeypatch.setattr(repository, "commit", commit_after_a_person)
     with pytest.raises(SomeoneElseError, match="someone committed"):
         actuator.set_weights(95, 5, {})
-    assert (manifest.weights(tree), manifest.dirty(tree)) == ((100, 0), False)
+    assert (manifest.weights(tree), repository.dirty(tree)) == ((100, 0), False)
     assert git(tree, "log", "-1", "--format=%s") == "by hand"
 
 
@@ -300,12 +300,12 @@ def test_where_the_branch_has_an_upstream_each_step_is_pushed(tree, upstream):
 def test_a_step_that_was_committed_and_not_pushed_is_pushed_by_the_next_start(tree, upstream, monkeypatch):
     with monkeypatch.context() as patched:
         actuator = GitActuator(tree)
-        patched.setattr(manifest, "push", killed("before the push"))
+        patched.setattr(repository, "push", killed("before the push"))
         with pytest.raises(KeyboardInterrupt):
             actuator.set_weights(95, 5, {})
-    assert git(upstream, "rev-parse", "main") != manifest.head(tree)
+    assert git(upstream, "rev-parse", "main") != repository.head(tree)
     assert GitActuator(tree).weights() == (95, 5)
-    assert git(upstream, "rev-parse", "main") == manifest.head(tree)
+    assert git(upstream, "rev-parse", "main") == repository.head(tree)
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
@@ -323,12 +323,12 @@ def test_what_a_person_pushes_wins(tree, upstream, tmp_path, monkeypatch, when):
         person()
         assert "someone pushed" in actuator.foreign_edit()
     else:
-        push = manifest.push
-        monkeypatch.setattr(manifest, "push", lambda tree: (person(), push(tree)))
-    before = manifest.head(tree)
+        push = repository.push
+        monkeypatch.setattr(repository, "push", lambda tree: (person(), push(tree)))
+    before = repository.head(tree)
     with pytest.raises(SomeoneElseError, match="someone pushed"):
         actuator.set_weights(95, 5, {})
-    assert (manifest.head(tree), manifest.weights(tree)) == (before, (100, 0))
+    assert (repository.head(tree), manifest.weights(tree)) == (before, (100, 0))
     assert git(upstream, "log", "-1", "--format=%s", "main") == "by hand"
 
 
