@@ -1,5 +1,6 @@
 """What cannot be trained on ends in a sentence and leaves nothing half-written: each case is planted."""
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -44,33 +45,33 @@ def test_pixels_that_are_not_finite_are_refused(make_tensors, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-@pytest.fixture
-def no_file_larger_than():
-    """Limit the size of the files of this process: writing beyond fails as on a full disk."""
+@contextlib.contextmanager
+def no_file_larger_than(size_bytes):
+    """Limit the size of the files of this process: writing beyond fails as on a full disk.
+
+    Only around the call: pytest writes its own output between a test and the end of its fixtures.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size_bytes):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("every_s", [0.0, 1e9], ids=["at a checkpoint", "at the model"])
-def test_a_full_disk_is_a_sentence_and_nothing_is_half_written(
-    tensors, tmp_path, no_file_larger_than, every_s
-):
-    no_file_larger_than(2 * 1024**2)
-    with pytest.raises(PlatformError, match="cannot write its checkpoint or model: the file is larger"):
+def test_a_full_disk_is_a_sentence_and_nothing_is_half_written(tensors, tmp_path, every_s):
+    sentence = "cannot write its checkpoint or model: the file is larger"
+    with pytest.raises(PlatformError, match=sentence), no_file_larger_than(2 * 1024**2):
         fit(tensors, tmp_path / "m", QUICK, resuming=Resuming(every_s=every_s))
     assert files_in(tmp_path / "m") == []
 
 
-def test_a_full_disk_at_the_record_leaves_no_model(tmp_path, no_file_larger_than):
+def test_a_full_disk_at_the_record_leaves_no_model(tmp_path):
     network = build_network("pixel-statistics", 0)
-    no_file_larger_than(64 * 1024)
-    with pytest.raises(OSError, match="File too large"):
-        save_network(network, tmp_path, {"architecture": "pixel-statistics", "note": "x" * 70_000})
+    record = {"architecture": "pixel-statistics", "note": "x" * 70_000}
+    with pytest.raises(OSError, match="File too large"), no_file_larger_than(64 * 1024):
+        save_network(network, tmp_path, record)
     assert files_in(tmp_path) == []
 
 
