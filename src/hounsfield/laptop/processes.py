@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from hounsfield.errors import PlatformError, RolloutError
+from hounsfield.laptop import containers
 from hounsfield.laptop.ports import HOST, ROLES, Ports
 from hounsfield.laptop.strict import SCHEDULING, name_of, one, only, refuse
 
@@ -128,7 +129,7 @@ def predictor(
         },
         SCHEDULING,
     )
-    container = _merge(_runtime_container(model, runtimes, where), model)
+    container = containers.merge(containers.runtime_container(model, runtimes, where), model)
     named = {port.get("name", ""): port["containerPort"] for port in container.get("ports", [])}
     local = machine.ports.of_revision(role)
     if set(named) != set(local):
@@ -140,12 +141,14 @@ def predictor(
         return None, Service(host, role, {})
     process = Process(
         name=metadata["name"],
-        command=_command(container, machine.folders(folder, role), by_container_port, machine.python, where),
+        command=containers.command_of(
+            container, machine.folders(folder, role), by_container_port, machine.python, where
+        ),
         environment={
             "INFERENCE_SERVICE_NAME": metadata["name"],
-            **_environment(container, where, metadata["name"]),
+            **containers.environment(container, where, metadata["name"]),
         },
-        ready_url=_ready_url(container, by_container_port, where),
+        ready_url=containers.ready_url(container, by_container_port, where),
         folder=folder,
     )
     # KServe's createDefaultSvc: the container's first port is 80 on the Service, the others keep theirs.
@@ -169,7 +172,7 @@ def explainer(service: Mapping[str, Any], machine: Machine) -> tuple[Process | N
     honoured = {"name", "command", "args", "env", "ports", "readinessProbe"}
     only(container, f"{where} container", honoured, SCHEDULING)
     role, name = metadata["labels"][ROLE], f"{metadata['name']}-explainer"
-    environment = _environment(container, where, name)
+    environment = containers.environment(container, where, name)
     storage_uri = environment.pop("STORAGE_URI", NOTHING)
     if storage_uri != service["spec"]["predictor"]["model"].get("storageUri", NOTHING):
         raise RolloutError(f"{where}: STORAGE_URI {storage_uri!r} is not the predictor's package")
@@ -180,9 +183,11 @@ def explainer(service: Mapping[str, Any], machine: Machine) -> tuple[Process | N
     by_container_port = {port["containerPort"]: machine.ports.explainer(role)}
     process = Process(
         name=name,
-        command=_command(container, machine.folders(folder, role), by_container_port, machine.python, where),
+        command=containers.command_of(
+            container, machine.folders(folder, role), by_container_port, machine.python, where
+        ),
         environment={"INFERENCE_SERVICE_NAME": metadata["name"], **environment},
-        ready_url=_ready_url(container, by_container_port, where),
+        ready_url=containers.ready_url(container, by_container_port, where),
         folder=folder,
         in_background=True,
     )
@@ -227,8 +232,10 @@ def gate(deployment: Mapping[str, Any], machine: Machine) -> Process:
             "PREDICTIVE_UNIT_METRICS_SERVICE_PORT": str(ports.gate_metrics),
             "GRPC_WORKERS": "0",  # the graph asks for REST, and Seldon's gRPC server has no `--host`
             **{
-                name: _localised(f"={value}", keys, {}, where)[1:]
-                for name, value in _environment(container, where, deployment["metadata"]["name"]).items()
+                name: containers.localised(f"={value}", keys, {}, where)[1:]
+                for name, value in containers.environment(
+                    container, where, deployment["metadata"]["name"]
+                ).items()
             },
         },
         ready_url=f"http://{HOST}:{ports.gate}/health/ping",
@@ -250,50 +257,14 @@ def drift(deployment: Mapping[str, Any], machine: Machine) -> Process:
     folders = {LOGS_FOLDER: machine.home / "log", DRIFT_FOLDER: machine.home / "drift"}
     return Process(
         name=deployment["metadata"]["name"],
-        command=_command(container, folders, by_container_port, machine.guard_python, where),
+        command=containers.command_of(container, folders, by_container_port, machine.guard_python, where),
         environment={
             "PYTHONPATH": str(machine.repo / "src"),
-            **_environment(container, where, deployment["metadata"]["name"]),
+            **containers.environment(container, where, deployment["metadata"]["name"]),
         },
-        ready_url=_ready_url(container, by_container_port, where),
+        ready_url=containers.ready_url(container, by_container_port, where),
         in_background=True,
     )
-
-
-def _runtime_container(
-    model: Mapping[str, Any], runtimes: Mapping[str, Mapping[str, Any]], where: str
-) -> Mapping[str, Any]:
-    name = model.get("runtime")
-    if name not in runtimes:
-        raise RolloutError(
-            f"{where}: runtime {name!r} is not among the ServingRuntimes ({', '.join(runtimes) or 'none'})"
-        )
-    spec = only(
-        runtimes[name]["spec"],
-        f"ServingRuntime {name}.spec",
-        {"supportedModelFormats", "protocolVersions", "containers"},
-        SCHEDULING | {"multiModel", "disabled"},
-    )
-    formats = [supported["name"] for supported in spec["supportedModelFormats"]]
-    if model["modelFormat"]["name"] not in formats:
-        raise RolloutError(
-            f"{where}: runtime {name} takes the formats {formats}, not {model['modelFormat']['name']!r}"
-        )
-    if model.get("protocolVersion", "v1") not in spec["protocolVersions"]:
-        raise RolloutError(
-            f"{where}: runtime {name} does not speak protocol {model.get('protocolVersion', 'v1')!r}"
-        )
-    container = one(spec["containers"], f"ServingRuntime {name} containers")
-    honoured = {"name", "command", "args", "env", "ports", "readinessProbe"}
-    return only(container, f"ServingRuntime {name} container", honoured, SCHEDULING)
-
-
-def _merge(runtime: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """KServe's MergeRuntimeContainers: args follow the runtime's, env merges by name, the rest replaces."""
-    env = {item["name"]: item for item in [*runtime.get("env", []), *model.get("env", [])]}
-    replaced = {key: model[key] for key in ("command", "readinessProbe") if key in model}
-    args = [*runtime.get("args", []), *model.get("args", [])]
-    return {**runtime, **replaced, "args": args, "env": list(env.values())}
 
 
 def package_folder(storage_uri: str, where: str) -> Path | None:
@@ -306,58 +277,3 @@ def package_folder(storage_uri: str, where: str) -> Path | None:
             f"{where}: storageUri {storage_uri!r} is not a folder of this machine; write file:///…"
         )
     return Path(unquote(uri.path))
-
-
-def _command(
-    container: Mapping[str, Any],
-    folders: Mapping[str, Path],
-    by_container_port: Mapping[int, int],
-    python: str,
-    where: str,
-) -> tuple[str, ...]:
-    program, *words = [*container["command"], *container["args"]]
-    if program not in ("python", "python3"):
-        raise refuse(f"{where} container.command", program)
-    # A pod listens on every interface, a workstation on none but its own.
-    return (
-        python,
-        *(_localised(word, folders, by_container_port, where) for word in words),
-        f"--host={HOST}",
-    )
-
-
-def _localised(
-    word: str, folders: Mapping[str, Path], by_container_port: Mapping[int, int], where: str
-) -> str:
-    """An argument with the container's folders and port numbers turned into this machine's."""
-    option, equals, value = word.partition("=")
-    for folder, here in folders.items():
-        if value == folder or value.startswith(folder + "/"):
-            value = str(here) + value.removeprefix(folder)
-    if option.endswith("port") and value.isdigit() and int(value) in by_container_port:
-        value = str(by_container_port[int(value)])
-    if "{{" in value or "$(" in value:
-        raise refuse(f"{where} argument", word)
-    return option + equals + value
-
-
-def _environment(container: Mapping[str, Any], where: str, pod: str) -> dict[str, str]:
-    """The container's variables; of the pod's own fields its name is known here, `pod`."""
-    found = {}
-    for item in container.get("env", []):
-        if item.get("valueFrom") == {"fieldRef": {"fieldPath": "metadata.name"}}:
-            found[item["name"]] = pod
-        else:
-            only(item, f"{where} env {item['name']}", {"name", "value"})
-            found[item["name"]] = item.get("value", "")
-    return found
-
-
-def _ready_url(container: Mapping[str, Any], by_container_port: Mapping[int, int], where: str) -> str:
-    try:
-        request = container["readinessProbe"]["httpGet"]
-        return f"http://{HOST}:{by_container_port[request['port']]}{request['path']}"
-    except KeyError:
-        raise PlatformError(
-            f"{where}: the laptop waits for an httpGet readinessProbe on a port's number"
-        ) from None
