@@ -132,16 +132,7 @@ def start(package, log_path, *flags, file_limit=None):
             stderr=subprocess.STDOUT,
         )
     url = f"http://127.0.0.1:{http_port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if requests.get(f"{url}/v2/models/opacity/ready", timeout=5).status_code == 200:
-                break
-        except requests.ConnectionError:
-            pass
-        assert process.poll() is None, log_path.read_text()
-        assert time.monotonic() < deadline, log_path.read_text()
-        time.sleep(0.05)
+    wait_until_ready(process, f"{url}/v2/models/opacity/ready", log_path)
     return SimpleNamespace(
         process=process,
         url=url,
@@ -150,6 +141,20 @@ def start(package, log_path, *flags, file_limit=None):
         infer=f"{url}/v2/models/opacity/infer",
         log=log_path,
     )
+
+
+def wait_until_ready(process, ready_url, log_path):
+    """Ask until it says 200; a process that ended, or is not ready within a minute, shows what it printed."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if requests.get(ready_url, timeout=5).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass
+        assert process.poll() is None, log_path.read_text()
+        assert time.monotonic() < deadline, log_path.read_text()
+        time.sleep(0.05)
 
 
 def stop(server):

@@ -30,6 +30,7 @@ from tests.integration.predictor_process import (
     make_package,
     radiograph,
     stop,
+    wait_until_ready,
 )
 from tests.integration.predictor_process import start as start_predictor
 
@@ -61,16 +62,7 @@ def start(package, log_path, *options):
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if requests.get(f"{url}/v2/health/ready", timeout=5).status_code == 200:
-                break
-        except requests.ConnectionError:
-            pass
-        assert process.poll() is None, log_path.read_text()
-        assert time.monotonic() < deadline, log_path.read_text()
-        time.sleep(0.05)
+    wait_until_ready(process, f"{url}/v2/health/ready", log_path)
     return SimpleNamespace(process=process, url=url, explain=f"{url}/v1/models/opacity:explain", log=log_path)
 
 

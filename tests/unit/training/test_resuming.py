@@ -52,6 +52,23 @@ def break_before(monkeypatch):
     return plant
 
 
+def wait_for_checkpoints(run: subprocess.Popen, out: Path, wanted: int) -> list[float]:
+    """When (monotonic, seconds) `run` has written each of so many checkpoints, one a step."""
+
+    def latest() -> set:
+        return {path.stat().st_mtime_ns for path in out.glob("checkpoints/*/last.ckpt")}
+
+    before, times, deadline = latest(), [], time.monotonic() + 120
+    while len(times) < wanted:
+        assert run.poll() is None, "the run ended by itself"
+        assert time.monotonic() < deadline, f"{len(times)} checkpoints in two minutes"
+        now = latest()
+        if now and now != before:
+            before, times = now, [*times, time.monotonic()]
+        time.sleep(0.002)
+    return times
+
+
 def test_killed_at_random_batches_it_ends_at_the_same_weights_to_the_bit(tensors, tmp_path, whole):
     out, seed = tmp_path / "model", random.SystemRandom().randrange(10**6)
     print("seed of the kills:", seed)
@@ -61,12 +78,9 @@ def test_killed_at_random_batches_it_ends_at_the_same_weights_to_the_bit(tensors
     for _ in range(2):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            seen, wanted = set(), chance.randint(1, 4)
-            deadline = time.monotonic() + 120
-            while len(seen) < wanted and time.monotonic() < deadline and run.poll() is None:
-                seen |= {path.stat().st_ino for path in out.glob("checkpoints/*/last.ckpt")}
-                time.sleep(0.002)
-            time.sleep(chance.random() * 0.1)  # anywhere in a step or in the writing of a checkpoint
+            # At most five of the twelve steps a run: two to four, and a part of one more by the last one's time.
+            written = wait_for_checkpoints(run, out, chance.randint(2, 4))
+            time.sleep(chance.random() * (written[-1] - written[-2]))
         finally:
             run.send_signal(signal.SIGKILL)
         assert run.wait() == -signal.SIGKILL
