@@ -78,7 +78,7 @@ def test_killed_at_random_batches_it_ends_at_the_same_weights_to_the_bit(tensors
     for _ in range(2):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            # At most five of the twelve steps a run: two to four, and a part of one more by the last one's time.
+            # At most five of the twelve steps a run: two to four, and a part of one more.
             written = wait_for_checkpoints(run, out, chance.randint(2, 4))
             time.sleep(chance.random() * (written[-1] - written[-2]))
         finally:
