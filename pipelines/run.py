@@ -192,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
         "--data", help="folder of DICOM files, s3:// or dicomweb+https:// (default: the simulated sample set)"
     )
     parser.add_argument(
-        "--labels", type=Path, help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID; label"
+        "--labels",
+        type=Path,
+        help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID; label; site if you like",
     )
     parser.add_argument(
         "--home",

@@ -68,7 +68,7 @@ def training(
     Args:
         source: folder, s3://bucket/prefix or dicomweb+https://host/path; each object ends in the index or in
             quarantine.
-        labels: CSV of PatientID, StudyInstanceUID or SOPInstanceUID, and label.
+        labels: CSV of PatientID, StudyInstanceUID or SOPInstanceUID, of label, and of site if you like.
         source_fingerprint: digest of what is in `source` and `labels`: changed data is a cache miss.
         git_commit: commit of the code, a tag of the registered version.
         models_uri: where packages are published; KServe's storageUri points into it.

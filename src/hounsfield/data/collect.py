@@ -32,14 +32,15 @@ MARKER = "dataset.json"
 
 _TEXT = (
     "sop_instance_uid", "study_instance_uid", "patient_id", "file", "modality", "manufacturer",
-    "view_position", "patient_sex", "photometric_interpretation", "transfer_syntax_uid", "sha256",
+    "view_position", "patient_sex", "photometric_interpretation", "transfer_syntax_uid", "site", "sha256",
 )  # fmt: skip
 _WHOLE = ("label", "rows", "columns", "bits_stored")
 _REAL = ("age_years", "pixel_spacing_mm", *INTENSITY_PERCENTILES)
 INDEX_COLUMNS = (
     "sop_instance_uid", "study_instance_uid", "patient_id", "file", "label", "split",
     "modality", "manufacturer", "view_position", "patient_sex", "age_years", "rows", "columns", "bits_stored",
-    "photometric_interpretation", "transfer_syntax_uid", "pixel_spacing_mm", *INTENSITY_PERCENTILES, "sha256",
+    "photometric_interpretation", "transfer_syntax_uid", "pixel_spacing_mm", *INTENSITY_PERCENTILES, "site",
+    "sha256",
 )  # fmt: skip
 QUARANTINE_COLUMNS = ("sha256", "size_bytes", "reason", "detail")
 
@@ -186,6 +187,7 @@ def _gather(shards: Sequence[Path], table: Labels, rules: Rules, labels_sha256: 
                             "source_bytes": record["size_bytes"],
                             "sha256": record["sha256"],
                             "label": table.by_key[key],
+                            "site": table.sites.get(key, ""),
                         }
                     )
     return gathered

@@ -1,10 +1,11 @@
-"""The labels file: which patient, study or image is positive."""
+"""The labels file: which patient, study or image is positive, and at which site it was made."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hounsfield.config import CLASS_NAMES
@@ -13,17 +14,25 @@ from hounsfield.errors import LabelError
 KEY_COLUMNS = ("SOPInstanceUID", "StudyInstanceUID", "PatientID")
 """What a label may hang on, the most specific first: of several columns the first of these is used."""
 
+SITE = "site"
+"""The column that may be there too: a code of yours. A header's own InstitutionName is not kept."""
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_MOST_SITES = 50
 _WORDS = {**{name: number for number, name in enumerate(CLASS_NAMES)}, "0": 0, "1": 1}
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels by the value of one identifying attribute; `rows` says in which row of the file each stands."""
+    """Labels by the value of one identifying attribute; `rows` says in which row of the file each stands.
+
+    `sites` holds the site's code of each key, nothing where the file names none.
+    """
 
     file_name: str
     key_column: str
     by_key: Mapping[str, int]
     rows: Mapping[str, int]
+    sites: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, identifiers: Mapping[str, str]) -> int | None:
         """The label of the image with these DICOM identifiers (by keyword), or None."""
@@ -44,10 +53,10 @@ class Labels:
 
 
 def load_labels(path: Path) -> Labels:
-    """Read a CSV with a header (comma or semicolon, UTF-8): one key column and `label`.
+    """Read a CSV with a header (comma or semicolon, UTF-8): one key column, `label`, and `site` or not.
 
-    The label is 0, 1, negative or positive. Rows are counted as a spreadsheet does: the header is row 1.
-    Raises LabelError.
+    The label is 0, 1, negative or positive; a site is a code of at most 32 letters, digits, dots, hyphens and
+    underscores, or empty. Rows are counted as a spreadsheet does: the header is row 1. Raises LabelError.
     """
     name = path.name
     try:
@@ -69,7 +78,8 @@ def load_labels(path: Path) -> Labels:
     by_key, row_of = _read_rows(name, rows, header.index(key_column), header.index("label"), key_column)
     if not by_key:
         raise LabelError(f"{name} holds a header and no labels: add one row for each {key_column}")
-    return Labels(name, key_column, by_key, row_of)
+    sites = _read_sites(name, rows, header, key_column) if SITE in header else {}
+    return Labels(name, key_column, by_key, row_of, sites)
 
 
 def _read_rows(
@@ -96,3 +106,26 @@ def _read_rows(
             )
         row_of.setdefault(key, number)
     return by_key, row_of
+
+
+def _read_sites(name: str, rows: list[list[str]], header: list[str], key_column: str) -> dict[str, str]:
+    """The site of each key that has one, of `rows` that `_read_rows` has read."""
+    key_at, site_at = header.index(key_column), header.index(SITE)
+    sites: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        site = row[site_at].strip() if len(row) > site_at else ""
+        if not site:
+            continue
+        if not _SITE.fullmatch(site):
+            raise LabelError(
+                f"{name} row {number}: the site is not a code such as north-2, of at most 32 letters, digits, "
+                "dots, hyphens and underscores"
+            )
+        if sites.setdefault(row[key_at].strip(), site) != site:
+            raise LabelError(f"{name} row {number}: a second site for one {key_column}; keep one")
+    if len(set(sites.values())) > _MOST_SITES:
+        raise LabelError(
+            f"{name}: {len(set(sites.values()))} sites, and results are told apart for at most {_MOST_SITES}; "
+            "group them"
+        )
+    return sites

@@ -14,7 +14,7 @@ from hounsfield.dicom.groups import ATTRIBUTES, groups_of, manufacturers
 
 CATEGORIES = (
     "label", "split", "modality", "manufacturer", "view_position", "patient_sex", "bits_stored",
-    "photometric_interpretation", "transfer_syntax_uid",
+    "photometric_interpretation", "transfer_syntax_uid", "site",
 )  # fmt: skip
 NUMBERS = ("age_years", "rows", "columns", "pixel_spacing_mm", *INTENSITY_PERCENTILES)
 

@@ -29,7 +29,10 @@ STAMP_NAME = "simulated.json"
 """Says with which parameters a set was made; ingest knows simulated data by it."""
 
 PREVALENCE = 0.42
-VERSION = 1
+VERSION = 2
+
+_SITES, _SITE_SHARES = ("north", "south"), (0.6, 0.4)
+"""In labels.csv only: the pictures of both are alike, so that a gap between them is chance."""
 
 _SURNAMES = (
     "Ahorn",
@@ -65,7 +68,7 @@ The images are drawn by a program, the patients are invented, and the finding is
 It is data to learn the tool on; a figure measured on it says nothing about any clinical model.
 
 dicom/        DICOM files, DX and CR, of four invented manufacturers; about 1 % are damaged or foreign
-labels.csv    SOPInstanceUID and label (negative, positive)
+labels.csv    SOPInstanceUID, site (north, south; no picture shows it) and label (negative, positive)
 findings.csv  each opacity: centre as a fraction of rows and of columns, radius as a fraction of the rows
 """
 
@@ -120,9 +123,9 @@ def make_sample(
         findings = _write_images(folder, plan, seed, size_px, workers)
         extra_labels, foreign = write_foreign(folder / "dicom", [folder / image.file for image in plan], seed)
         (folder / "README.txt").write_text(_README, encoding="utf-8")
-        labels = [[image.sop_uid, CLASS_NAMES[image.positive]] for image in plan]
-        labels += [[uid, CLASS_NAMES[0]] for uid in extra_labels]
-        _write_csv(folder / "labels.csv", ["SOPInstanceUID", "label"], labels)
+        labels = [[image.sop_uid, _site(image.patient, seed), CLASS_NAMES[image.positive]] for image in plan]
+        labels += [[uid, "", CLASS_NAMES[0]] for uid in extra_labels]
+        _write_csv(folder / "labels.csv", ["SOPInstanceUID", "site", "label"], labels)
         header = ["SOPInstanceUID", "row_fraction", "column_fraction", "radius_fraction", "contrast"]
         _write_csv(folder / "findings.csv", header, findings)
         summary = {
@@ -202,6 +205,10 @@ def _person(rng: np.random.Generator, patient: int) -> Person:
         sex="F" if rng.random() < 0.48 else "M",
         birth_date=datetime.date(2021, 1, 4) - datetime.timedelta(days=age_days),
     )
+
+
+def _site(patient: int, seed: int) -> str:
+    return str(np.random.default_rng([seed, 4, patient]).choice(_SITES, p=_SITE_SHARES))
 
 
 def _write_images(out: Path, plan: list[_Image], seed: int, size_px: int, workers: int) -> list[list[str]]:

@@ -50,11 +50,12 @@ def test_every_file_is_in_the_index_or_in_the_quarantine(sample, data_set):
 def test_labels_and_pixels_arrive_at_the_right_file(sample, data_set):
     out, summary = data_set
     with (sample / "labels.csv").open(newline="") as stream:
-        labels = {row["SOPInstanceUID"]: row["label"] == "positive" for row in csv.DictReader(stream)}
+        labels = {row["SOPInstanceUID"]: row for row in csv.DictReader(stream)}
     index = pd.read_parquet(out / "index.parquet").set_index("sha256")
     for sha256, row in index.iloc[:15].iterrows():
         (source,) = locate(sha256, sample / "dicom")
-        assert labels[pydicom.dcmread(source).SOPInstanceUID] == bool(row["label"])
+        said = labels[pydicom.dcmread(source).SOPInstanceUID]
+        assert (said["label"] == "positive", said["site"]) == (bool(row["label"]), row["site"])
         before, after = read_image(source), read_image(out / row["file"])
         assert (before.pixels == after.pixels).all()
         assert {**before.attributes, "manufacturer": ""} == {**after.attributes, "manufacturer": ""}
@@ -144,7 +145,7 @@ def is_good(path):
 
 def test_a_label_of_an_unknown_image_is_named_by_its_row_and_nothing_is_left(few):
     with (few / "labels.csv").open("a") as stream:
-        stream.write("9.9.9.9,positive\n")
+        stream.write("9.9.9.9,,positive\n")
     with pytest.raises(LabelError, match="row 126: no file in the data folder has this SOPInstanceUID"):
         ingest(few / "data", few / "labels.csv", few / "out", Rules(KEY))
     assert sorted(path.name for path in few.iterdir()) == ["data", "labels.csv"]

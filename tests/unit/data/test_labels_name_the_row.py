@@ -33,6 +33,12 @@ def test_the_most_specific_column_is_used(labels):
     assert table.key_column == "SOPInstanceUID"
 
 
+def test_sites_may_be_named(labels):
+    table = labels("PatientID,site,label\nA,north-2,1\nB,,0\nC,south,0\nA,north-2,1\n")
+    assert dict(table.sites) == {"A": "north-2", "C": "south"}
+    assert dict(labels("PatientID,label\nA,1\n").sites) == {}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -45,6 +51,12 @@ def test_the_most_specific_column_is_used(labels):
         (
             "PatientID,label\nA,1\nB,0\nA,0\n",
             "labels.csv rows 2 and 4: two different labels for one PatientID",
+        ),
+        ("PatientID,label,site\nA,1,St. Mary\n", "row 2: the site is not a code such as north-2"),
+        ("PatientID,label,site\nA,1,a\nA,1,b\n", "row 3: a second site for one PatientID"),
+        (
+            "PatientID,label,site\n" + "".join(f"{n},1,s{n}\n" for n in range(51)),
+            "51 sites, and results are told apart for at most 50",
         ),
         ("PatientID,label\n", "holds a header and no labels"),
         ("name,label\nA,1\n", "row 1: the header needs the column label and one of"),
