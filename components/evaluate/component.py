@@ -28,11 +28,10 @@ def evaluate(
 
     run(Path(baseline.path), None, Path(tensors.path), Path(baseline_evaluation.path), seed=seed)
     result = run(Path(model.path), Path(baseline.path), Path(tensors.path), Path(evaluation.path), seed=seed)
-    for name in ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv"):
+    for name in ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "ece", "brier"):
         if result[name]["value"] is not None:
             metrics.log_metric(name, result[name]["value"])
-    for name in ("ece", "brier", "temperature"):
-        metrics.log_metric(name, result[name])
+    metrics.log_metric("temperature", result["temperature"])
     metrics.log_metric("auroc_above_baseline", result["baseline"]["difference"]["value"])
     curve = result["roc"]
     roc.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])

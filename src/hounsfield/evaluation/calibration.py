@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.metrics import log_loss
 
 BINS = 10
 _LOG_TEMPERATURE = (-2.5, 2.5)
@@ -32,30 +29,36 @@ def fit_temperature(label: np.ndarray, logit: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def calibration(label: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
-    """`ece`, `brier` and the `reliability` curve of one set of probabilities."""
-    return {
-        "ece": expected_calibration_error(label, probability),
-        "brier": float(brier_score_loss(label, probability)),
-        "reliability": reliability(label, probability),
-    }
-
-
 def reliability(label: np.ndarray, probability: np.ndarray) -> dict[str, list[float]]:
     """`mean_predicted`, `fraction_positive` and `count` of each bin of equal width that holds an image."""
-    fraction, mean = calibration_curve(label, probability, n_bins=BINS, strategy="uniform")
-    # The same edges as calibration_curve uses, which does not give the counts.
-    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probability)
-    count = np.bincount(bins, minlength=BINS)
+    count, positive, predicted = _bins(label, probability, np.ones(len(label)))
+    held = count > 0
     return {
-        "mean_predicted": mean.tolist(),
-        "fraction_positive": fraction.tolist(),
-        "count": count[count > 0].tolist(),
+        "mean_predicted": (predicted[held] / count[held]).tolist(),
+        "fraction_positive": (positive[held] / count[held]).tolist(),
+        "count": count[held].astype(int).tolist(),
     }
 
 
-def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
-    """Mean distance between predicted and observed frequency, over bins of equal width, weighted by count."""
-    curve = reliability(label, probability)
-    gap = np.abs(np.subtract(curve["mean_predicted"], curve["fraction_positive"]))
-    return float(np.average(gap, weights=curve["count"]))
+def expected_calibration_error(label: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> float:
+    """Mean distance between predicted and observed frequency, over bins of equal width, weighted by count.
+
+    Noise makes the distances larger and never smaller, so that resamples of a set lie above it on the whole.
+    """
+    count, positive, predicted = _bins(label, probability, weight)
+    return float(np.abs(positive - predicted).sum() / count.sum())
+
+
+def brier(label: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> float:
+    """Mean squared distance of the probability from what is true, as scikit-learn's brier_score_loss."""
+    return float(np.average((probability - label) ** 2, weights=weight))
+
+
+def _bins(label: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each bin the weight of its images, of the positive ones among them, and its sum of probabilities."""
+    # The edges of scikit-learn's calibration_curve, which takes no weights.
+    place = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probability)
+    return tuple(
+        np.bincount(place, weights=weight * value, minlength=BINS)
+        for value in (np.ones(len(label)), label, probability)
+    )

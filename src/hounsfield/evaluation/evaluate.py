@@ -16,7 +16,13 @@ from hounsfield.data.folder import whole_folder
 from hounsfield.dicom.groups import ATTRIBUTES, groups_of
 from hounsfield.errors import DataError, TrainingError
 from hounsfield.evaluation.bootstrap import CONFIDENCE, RESAMPLES, intervals
-from hounsfield.evaluation.calibration import calibrated, calibration, fit_temperature
+from hounsfield.evaluation.calibration import (
+    brier,
+    calibrated,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
 from hounsfield.evaluation.decision_curve import advantage, decision_curve
 from hounsfield.evaluation.metrics import auprc, auroc, call_metrics
 from hounsfield.evaluation.operating_point import RULE, choose_threshold, review_band
@@ -88,11 +94,9 @@ def evaluate(
     test = predictions[predictions["split"] == "test"]
 
     groups = subgroups(test, threshold, seed)
-    uncalibrated = calibration(label["test"], calibrated(logit["test"], 1.0))
     metrics = _judge(test, threshold, seed)
     metrics |= {
         "temperature": temperature,
-        **{f"{name}_uncalibrated": value for name, value in uncalibrated.items()},
         "operating_point": {"threshold": threshold, "chosen_on": "validation", "rule": RULE},
         "review_band": list(review_band(probability["validation"], threshold)),
         "counts": {split: len(label[split]) for split in SPLITS}
@@ -122,6 +126,7 @@ def predict(network: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.nda
 def _judge(test: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
     label, probability = test["label"].to_numpy(), test["probability"].to_numpy()
     called = (probability >= threshold).astype(int)
+    uncalibrated = calibrated(test["logit"].to_numpy(), 1.0)
     found = intervals(
         test["patient_id"].to_numpy(),
         lambda weight: {
@@ -129,6 +134,10 @@ def _judge(test: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
             "auprc": auprc(label, probability, weight),
             **call_metrics(label, called, weight),
             "net_benefit": advantage(label, called, weight, threshold),
+            "ece": expected_calibration_error(label, probability, weight),
+            "brier": brier(label, probability, weight),
+            "ece_uncalibrated": expected_calibration_error(label, uncalibrated, weight),
+            "brier_uncalibrated": brier(label, uncalibrated, weight),
         },
         seed,
     )
@@ -136,20 +145,18 @@ def _judge(test: pd.DataFrame, threshold: float, seed: int) -> dict[str, Any]:
     # scikit-learn starts the curve at a threshold of infinity, which JSON cannot say.
     thresholds[0] = 1.0
     precision, recall, _ = precision_recall_curve(label, probability, drop_intermediate=True)
-    return (
-        found
-        | calibration(label, probability)
-        | {
-            "roc": {
-                "fpr": false_positive_rate.tolist(),
-                "tpr": true_positive_rate.tolist(),
-                "threshold": thresholds.tolist(),
-            },
-            "pr": {"recall": recall.tolist(), "precision": precision.tolist()},
-            "decision_curve": decision_curve(label, probability),
-            "confusion_matrix": confusion_matrix(label, called, labels=[0, 1]).tolist(),
-        }
-    )
+    return found | {
+        "reliability": reliability(label, probability),
+        "reliability_uncalibrated": reliability(label, uncalibrated),
+        "roc": {
+            "fpr": false_positive_rate.tolist(),
+            "tpr": true_positive_rate.tolist(),
+            "threshold": thresholds.tolist(),
+        },
+        "pr": {"recall": recall.tolist(), "precision": precision.tolist()},
+        "decision_curve": decision_curve(label, probability),
+        "confusion_matrix": confusion_matrix(label, called, labels=[0, 1]).tolist(),
+    }
 
 
 def _against(baseline_dir: Path, images: np.ndarray, test: pd.DataFrame, seed: int) -> dict[str, Any]:

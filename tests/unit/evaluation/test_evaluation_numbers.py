@@ -77,7 +77,7 @@ def test_calibration_error_by_hand():
     # One bin at 0.15 with 1 positive in 2, one at 0.95 with 2 in 2: (0.35 + 0.05) / 2.
     label, probability = np.array([0, 1, 1, 1]), np.array([0.15, 0.15, 0.95, 0.95])
     assert reliability(label, probability)["count"] == [2, 2]
-    assert expected_calibration_error(label, probability) == pytest.approx(0.20)
+    assert expected_calibration_error(label, probability, np.ones(4)) == pytest.approx(0.20)
 
 
 def test_threshold_is_the_most_specific_that_keeps_the_sensitivity():
@@ -136,6 +136,8 @@ def test_evaluation_writes_numbers_that_agree_with_its_predictions(tensors, tmp_
     assert (tn + fp, fn + tp) == (8, 8)
     assert tp == int((called & (test["label"] == 1)).sum())
     assert metrics["sensitivity"]["value"] == tp / 8
+    for name in ("ece", "brier", "ece_uncalibrated", "brier_uncalibrated"):
+        assert metrics[name]["low"] < metrics[name]["high"]
     assert metrics["counts"] == {"train": 32, "validation": 16, "test": 16, "test_positive": 8}
     assert metrics["baseline"]["auroc"] == metrics["auroc"]  # it is its own baseline here
     assert metrics["baseline"]["difference"] == {"value": 0, "low": 0, "high": 0}

@@ -6,8 +6,8 @@ import pytest
 
 from hounsfield.evaluation.bootstrap import intervals
 from hounsfield.evaluation.calibration import (
+    brier,
     calibrated,
-    calibration,
     expected_calibration_error,
     fit_temperature,
 )
@@ -101,14 +101,19 @@ def test_calibration_error_is_that_of_torchmetrics():
     rng = np.random.default_rng(2)
     probability = rng.random(400)
     label = (rng.random(400) < probability**2).astype(int)
-    theirs = binary_calibration_error(torch.tensor(probability), torch.tensor(label), n_bins=10, norm="l1")
-    assert expected_calibration_error(label, probability) == pytest.approx(float(theirs), abs=1e-6)
+    weight = rng.integers(0, 3, 400)  # how often a bootstrap draws each
+    for times in (np.ones(400, dtype=int), weight):
+        drawn = torch.tensor(probability.repeat(times)), torch.tensor(label.repeat(times))
+        theirs = binary_calibration_error(*drawn, n_bins=10, norm="l1")
+        assert expected_calibration_error(label, probability, times) == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_brier_score_by_hand():
     # Squares of 0.1, 0.4, 0.2 and 0.7, in the mean: (0.01 + 0.16 + 0.04 + 0.49) / 4.
-    found = calibration(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.8, 0.3]))
-    assert found["brier"] == pytest.approx(0.175)
+    label, probability = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.8, 0.3])
+    assert brier(label, probability, np.ones(4)) == pytest.approx(0.175)
+    # The first twice, the third not at all: (0.01 + 0.01 + 0.16 + 0.49) / 4.
+    assert brier(label, probability, np.array([2.0, 1, 0, 1])) == pytest.approx(0.1675)
 
 
 def test_net_benefit_by_hand():
