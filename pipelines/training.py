@@ -25,6 +25,7 @@ from components.tune.component import tune
 class Outputs(NamedTuple):
     dataset: Dataset
     validation_set: Dataset
+    tuning: Artifact
     model: Model
     evaluation: Artifact
     explanation: Artifact
@@ -180,6 +181,7 @@ def training(
     return Outputs(
         dataset=ingested.outputs["dataset"],
         validation_set=ingested.outputs["validation_set"],
+        tuning=tuned.outputs["record"],
         model=trained.outputs["model"],
         evaluation=evaluated.outputs["evaluation"],
         explanation=explained.outputs["explanation"],

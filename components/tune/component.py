@@ -50,5 +50,5 @@ def tune(
                 cluster, image, Path(experiment), data, tensors.uri, out, trials, fixed=parameters
             )
         Path(record.path).write_bytes((out / "tuning.json").read_bytes())
-        Path(page.path).write_text(tuning_page(out), encoding="utf-8")
+    Path(page.path).write_text(tuning_page(Path(record.path)), encoding="utf-8")
     return {**parameters, **best}

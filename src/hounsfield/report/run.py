@@ -8,13 +8,14 @@ from typing import Any
 from hounsfield.report import charts
 from hounsfield.report.page import read_json, render
 from hounsfield.report.step import data_section, evaluation_section, explanation_section
+from hounsfield.report.tuning import tuning_section
 
 
 def write_report(record: dict[str, Any], target: Path) -> Path:
     """Write the report of the run that `record` tells of, atomically.
 
-    `record` holds `artifacts` (paths of dataset, model, evaluation, explanation), `registration`, `gate`,
-    `rollout` (None when the run ended before it), `endpoints`, `started_at`, `finished_at` and `git_commit`.
+    `record` holds `artifacts` (the paths of the training pipeline's outputs), `registration`, `gate`, `rollout`
+    (None when the run ended before it), `endpoints`, `started_at`, `finished_at` and `git_commit`.
     """
     artifacts = {name: Path(path) for name, path in record["artifacts"].items()}
     training = read_json(artifacts["model"] / "training.json")
@@ -24,6 +25,7 @@ def write_report(record: dict[str, Any], target: Path) -> Path:
         title="Hounsfield: report of a run",
         record=record,
         data=data_section(artifacts["dataset"]),
+        tuning=tuning_section(artifacts["tuning"]),
         training=training,
         learning=charts.learning(training["history"]),
         evaluation=evaluation_section(artifacts["evaluation"]),

@@ -9,9 +9,11 @@ from hounsfield.report import charts
 from hounsfield.report.page import read_json, render
 
 
-def tuning_section(tuning_dir: Path) -> dict[str, Any]:
-    """The record of `hounsfield.training.tuning` in `tuning_dir`, with its picture (None without a trial)."""
-    record = read_json(tuning_dir / "tuning.json")
+def tuning_section(file: Path) -> dict[str, Any] | None:
+    """The record that the step tune left in `file`, with its picture (None without a trial); None untuned."""
+    record = read_json(file)
+    if not record:
+        return None
     judged = [trial for trial in record["trials"] if trial["objective"] is not None]
     return {
         **record,
@@ -20,8 +22,8 @@ def tuning_section(tuning_dir: Path) -> dict[str, Any]:
     }
 
 
-def tuning_page(tuning_dir: Path) -> str:
-    return render("tuning.html.j2", title="Tuning", tuning=tuning_section(tuning_dir))
+def tuning_page(file: Path) -> str:
+    return render("tuning.html.j2", title="Tuning", tuning=tuning_section(file))
 
 
 def _picture(record: dict[str, Any], judged: list[dict[str, Any]]) -> str:

@@ -287,7 +287,7 @@ def test_picture_of_the_trials_is_on_the_page(tmp_path):
         on_line(f"validation_auroc={0.5 + 0.01 * len(str(arguments))}")
 
     tune(EXPERIMENT, Path("t"), tmp_path, max_trials=3, run_trial=run_trial)
-    page = tuning_page(tmp_path)
+    page = tuning_page(tmp_path / "tuning.json")
     assert page.count('class="best"') == 1
     assert "<svg" in page
     for name in ("learning-rate", "weight-decay", "augmentation", "dropout", "validation_auroc"):
