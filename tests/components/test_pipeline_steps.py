@@ -106,7 +106,9 @@ def test_register_makes_the_baseline_champion_and_the_model_candidate(pipeline_r
         == read(pipeline_run.artifacts["dataset"] / "dataset.json")["fingerprint"]
     )
     assert candidate.tags["pipeline_run"].startswith("hounsfield-training-")
-    assert read(pipeline_run.artifacts["registration"])["candidate"]["digest"] == candidate.digest
+    registration = read(pipeline_run.artifacts["registration"])
+    assert registration["candidate"]["digest"] == candidate.digest
+    assert float(candidate.tags["attribution_stability"]) == registration["attribution_stability"]["value"]
 
 
 def test_rerun_with_the_same_inputs_comes_from_the_cache(pipeline_run, small_sample, run_small_pipeline):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hounsfield.errors import PackageError
-from hounsfield.package.package import MANIFEST, Package, load_package
+from hounsfield.explain.checks import stability
+from hounsfield.package.package import ATTRIBUTIONS, MANIFEST, Package, load_package
 from hounsfield.package.sign import SIGNATURE
 
 
@@ -59,3 +64,22 @@ def _publish_remotely(package: Package, store_uri: str) -> str:
     except (ImportError, OSError, ValueError) as error:
         raise PackageError(f"the package store {store_uri} cannot be written: {error}") from None
     return target
+
+
+def attribution_stability(package: Package, published: str) -> dict[str, Any] | None:
+    """`explain.checks.stability` of `package` against the package at the URI `published`.
+
+    None where either was not asked to explain the phantoms. Raises PackageError when the store cannot be read.
+    """
+    import fsspec
+
+    if package.attributions is None:
+        return None
+    try:
+        with fsspec.open(f"{published}/{ATTRIBUTIONS}") as stream:
+            champion = np.load(io.BytesIO(stream.read()), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (ImportError, OSError, ValueError) as error:
+        raise PackageError(f"{ATTRIBUTIONS} of the package {published} cannot be read: {error}") from None
+    return stability(package.attributions, champion)

@@ -16,6 +16,7 @@ from hounsfield.package import explained as explained_module
 from hounsfield.package.draft import draft
 from hounsfield.package.explained import explain_engine
 from hounsfield.package.package import describe_files, load_package
+from hounsfield.package.store import attribution_stability, publish
 
 WRITER = """
 import sys
@@ -115,8 +116,23 @@ def test_the_package_holds_why_its_engine_answers(explained):
     assert "| torch | 2.13.0" in (explained.path / "LICENCES.md").read_text()
 
 
+def test_a_candidate_is_held_against_the_champion_in_the_store(explained, tmp_path):
+    uri = publish(explained, str(tmp_path / "store"))
+    agreed = attribution_stability(explained, uri)
+    assert (agreed["value"], agreed["images"]) == (pytest.approx(1.0), 12)
+    assert attribution_stability(explained, f"{uri}-gone") is None
+    # The same weights of every region, of the other sign: what spoke for the finding speaks against it.
+    file = tmp_path / "store" / explained.digest / "attributions.npy"
+    np.save(file, -np.load(file))
+    assert attribution_stability(explained, uri)["value"] == pytest.approx(-1.0)
+    file.write_bytes(b"no array")
+    with pytest.raises(PackageError, match=r"attributions\.npy of the package .* cannot be read"):
+        attribution_stability(explained, uri)
+
+
 def test_a_package_that_was_not_asked_says_so(write, tmp_path):
     written = write(tmp_path)
+    assert attribution_stability(written, "nowhere") is None
     assert (written.explanation, written.attributions) == (None, None)
     assert "cannot be explained" in (written.path / "MODEL_CARD.md").read_text()
 
