@@ -129,11 +129,11 @@ images: ## The container images, by docker or buildah (TARGETS='serve guard' for
 	@test -n '$(BUILDER)' || { echo "neither a docker daemon nor buildah is there: apt-get install buildah"; exit 2; }
 	@for target in $(TARGETS); do echo "== docker.io/hounsfield/$$target:$(VERSION)"; \
 	  $(BUILDER) build $(if $(filter buildah,$(BUILDER)),--format docker) -f images/Dockerfile --target $$target --build-arg BASE=$(BASE) \
-	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_ARGS) -t docker.io/hounsfield/$$target:$(VERSION) . || exit; done
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*') $(BUILD_ARGS) -t docker.io/hounsfield/$$target:$(VERSION) . || exit; done
 
 .PHONY: sbom
 sbom: install ## A CycloneDX list of what each image holds: build/sbom/TARGET.cdx.json
-	@bash images/sbom.sh $(PYTHON) build/sbom
+	@$(VENV)/bin/python images/sbom.py $(PYTHON) build/sbom
 
 .PHONY: constraints
 constraints: install ## Write the installed versions back into constraints*.txt

@@ -10,7 +10,8 @@ Three calls of Seldon's own protocol, in this order:
 The verdict is the answer to a prediction, because Seldon's executor gives nobody the answer to a feedback. It
 counts `seldon_validator_total` and `seldon_validator_passed_total`, with 0 from the first call on: a rate
 needs the series before its first pass. HOUNSFIELD_GATE_KEY_FILE is the key that verdicts are signed with,
-HOUNSFIELD_VERIFY_KEY_FILE the public one of packages.
+HOUNSFIELD_VERIFY_KEY_FILE the public one of packages. Where the gateway asks who calls, the gate shows the
+token in HOUNSFIELD_GATE_TOKEN_FILE; HOUNSFIELD_GATE_CA_FILE is the CA of that gateway, if no public one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from seldon_core.user_model import SeldonComponent, SeldonResponse
 
 from hounsfield.errors import ConfigError, DataError, HounsfieldError
 from hounsfield.rollout import signed
+from hounsfield.rollout.replay import Caller
 from serving.gate.judgement import Judgement, Question
 
 KEPT = 4
@@ -38,6 +40,8 @@ class Gate(SeldonComponent):
         super().__init__()
         self._key = signed.load_key(_path("HOUNSFIELD_GATE_KEY_FILE"))
         self._verify_key = _path("HOUNSFIELD_VERIFY_KEY_FILE")
+        token, ca = (os.environ.get(f"HOUNSFIELD_GATE_{name}_FILE") for name in ("TOKEN", "CA"))
+        self._caller = Caller(Path(token) if token else None, Path(ca) if ca else None)
         self._replays: OrderedDict[str, Judgement] = OrderedDict()
 
     def predict(self, X: Any, names: Any, meta: Any = None) -> SeldonResponse:
@@ -63,7 +67,7 @@ class Gate(SeldonComponent):
         return []
 
     def _replay(self, values: dict[str, Any]) -> dict[str, Any]:
-        judgement = Judgement(Question.from_dict(values), self._verify_key)
+        judgement = Judgement(Question.from_dict(values), self._verify_key, self._caller)
         judgement.replay()
         name = str(uuid.uuid4())
         self._replays[name] = judgement

@@ -21,7 +21,7 @@ from hounsfield.rollout.change_plan import ChangePlan
 from hounsfield.rollout.gate import Drift, GateVerdict, Paperwork, judge, not_answered
 from hounsfield.rollout.gate_policy import GatePolicy
 from hounsfield.rollout.measurements import Answers, Cases
-from hounsfield.rollout.replay import replay
+from hounsfield.rollout.replay import Caller, replay
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Question:
 class Judgement:
     """Raises DataError for a validation set, or truths, that do not fit; `judge` never raises."""
 
-    def __init__(self, question: Question, verify_key: Path) -> None:
-        self._question, self._verify_key = question, verify_key
+    def __init__(self, question: Question, verify_key: Path, caller: Caller) -> None:
+        self._question, self._verify_key, self._caller = question, verify_key, caller
         self.frozen = validation_set.read(question.validation_dir)
         self._label: np.ndarray | None = None
         self._candidate: Answers | None = None
@@ -76,9 +76,9 @@ class Judgement:
         question = self._question
         try:
             files, name = self.frozen.files, question.model_name
-            self._candidate = replay(question.candidate_url, files, name, "canary")
+            self._candidate = replay(question.candidate_url, files, name, "canary", self._caller)
             if question.champion_url is not None:
-                self._champion = replay(question.champion_url, files, name, "stable")
+                self._champion = replay(question.champion_url, files, name, "stable", self._caller)
         except ServingError as error:
             self._trouble = str(error)
 

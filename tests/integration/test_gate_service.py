@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -17,19 +18,24 @@ from pathlib import Path
 import pandas
 import pytest
 import requests
+from yaml import safe_load
 
+from hounsfield.cli.main import main
 from hounsfield.config import INTENDED_USE
 from hounsfield.errors import DataError, GuardError, PackageError, ServingError
+from hounsfield.laptop.tls import ensure_certificate
 from hounsfield.package.package import describe_files
 from hounsfield.package.sign import ensure_keys, sign_package
-from hounsfield.rollout import signed, validation_set
+from hounsfield.rollout import manifest, signed, validation_set
 from hounsfield.rollout.admission import Admission
 from hounsfield.rollout.candidate import read_candidate
 from hounsfield.rollout.change_plan import load_change_plan
 from hounsfield.rollout.gate_client import request_verdict
 from hounsfield.rollout.gate_policy import GatePolicy
+from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.measurements import Cases, measurements
-from hounsfield.rollout.replay import replay
+from hounsfield.rollout.policy import load_policy
+from hounsfield.rollout.replay import Caller, replay
 
 ROOT = Path(__file__).parents[2]
 GUARD_PYTHON = Path(os.environ.get("HOUNSFIELD_GUARD_PYTHON", ROOT / ".venv-guard/bin/python"))
@@ -51,9 +57,21 @@ class FakeModel(BaseHTTPRequestHandler):
     """A v2 server whose files say in plain text what it answers: a number, `refuse`, `break` or `nan`."""
 
     def do_GET(self):
-        self._answer(200 if self.path == "/v2/models/opacity/ready" else 404, {})
+        if self._is_known():
+            self._answer(200 if self.path == "/v2/models/opacity/ready" else 404, {})
+
+    def _is_known(self):
+        """Whether the caller has this second's token, where one is asked for."""
+        if not self.server.tokens:
+            return True
+        if self.headers.get("Authorization") == f"Bearer {self.server.tokens[0]}":
+            return True
+        self._answer(403, {"error": "RBAC: access denied"})
+        return False
 
     def do_POST(self):
+        if not self._is_known():
+            return None
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.add(self.headers.get("x-hounsfield-revision"))
         said = base64.b64decode(request["inputs"][0]["data"][0]).decode()
@@ -94,6 +112,7 @@ def serve():
     def start(version="3", shift=0.0, digest="d" * 64):
         server = ThreadingHTTPServer(("127.0.0.1", 0), FakeModel)
         server.version, server.shift, server.digest, server.asked = version, shift, digest, set()
+        server.tokens = []
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}"
@@ -147,6 +166,41 @@ def test_a_replay_through_the_gateway_asks_for_its_revision(serve, frozen):
     replayed(url, frozen(GOOD))
     replayed(url, frozen(GOOD), revision="canary")
     assert serve.servers[0].asked == {None, "canary"}
+
+
+def test_a_replay_shows_a_secured_gateway_the_token_that_is_in_the_file_now(serve, frozen, tmp_path):
+    """A projected token is replaced while the replay runs; the old one is refused from then on."""
+    url, file = serve(), tmp_path / "token"
+    server, folder = serve.servers[0], frozen(GOOD)
+    server.tokens = ["first"]
+    with pytest.raises(ServingError, match=r"does not let the gate ask http.* \(HTTP 403\)"):
+        replayed(url, folder, revision="canary")
+    file.write_text("first\n")
+
+    def renew(done, total):
+        if done == 3:
+            server.tokens = ["second"]
+            file.write_text("second\n")
+
+    found = replayed(url, folder, revision="canary", caller=Caller(file), on_progress=renew)
+    assert (found["scored"], found["errors"]) == (8, 0)
+    file.unlink()
+    with pytest.raises(ServingError, match="token cannot be read as a token for the gateway"):
+        replayed(url, folder, caller=Caller(file))
+
+
+def test_a_replay_trusts_the_gateway_by_the_authority_that_it_was_told(serve, frozen, tmp_path):
+    certificate = ensure_certificate(tmp_path)
+    url = serve()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate.chain, certificate.key)
+    server = serve.servers[0]
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = url.replace("http:", "https:")
+    assert replayed(url, frozen(GOOD), caller=Caller(ca_file=certificate.chain))["scored"] == 8
+    for caller in (Caller(), Caller(ca_file=tmp_path / "none.crt")):
+        with pytest.raises(ServingError, match="no model answers"):
+            replayed(url, frozen(GOOD), caller=caller)
 
 
 def test_refusals_errors_and_answers_without_a_number_are_counted_apart(serve, frozen):
@@ -269,7 +323,8 @@ def gate(tmp_path_factory, keys):
         pytest.skip("the guard environment is not made")
     http_port, metrics_port = free_port(), free_port()
     log = tmp_path_factory.mktemp("gate") / "gate.log"
-    named = {"VERIFY_KEY": "signing.pub", "GATE_KEY": "gate.key"}
+    named = {"VERIFY_KEY": "signing.pub", "GATE_KEY": "gate.key", "GATE_TOKEN": "gate.token"}
+    (keys / "gate.token").write_text("the gate's")
     environment = {f"HOUNSFIELD_{name}_FILE": str(keys / file) for name, file in named.items()}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -542,6 +597,50 @@ def test_the_guard_environment_can_import_all_of_the_rollout():
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_for_a_cluster_has_the_canary_of_the_tree_judged_by_a_gateway_that_asks_who_calls(
+    gate, keys, serve, package, frozen, tmp_path, capsys
+):
+    folder, url, tree = package(), serve("4"), tmp_path / "gitops"
+    serve.servers[0].tokens, serve.servers[0].digest = ["the gate's"], folder.name
+    manifest.seed_tree(ROOT / "manifests", tree)
+    overlay = tree / "overlays" / "laptop"
+    rules = {key: value for key, value in POLICY.as_dict().items() if value is not None}
+    (overlay / "policy.yaml").write_text(
+        json.dumps({**safe_load((tree / "base/rollout/policy.yaml").read_text()), "gate": rules})
+    )
+    ledger, judged = tmp_path / "ledger.jsonl", tmp_path / "judged"
+    key = signed.key_name(signed.load_key(keys / "gate.key"))
+    command = [
+        "rollout", "gate", "--tree", str(tree), "--overlay", "laptop", "--gate", gate[0], "--gateway", url,
+        "--validation", frozen(GOOD).as_uri(), "--judged", str(judged), "--ledger", str(ledger),
+    ]  # fmt: skip
+    assert main([*command, "--gate-key", key]) == 2
+    assert (
+        "rollout.yaml names no canary: commit the candidate's package there first" in capsys.readouterr().err
+    )
+    place = {"storage_uri": folder.as_uri(), "model_version": "4", "package_digest": folder.name}
+    manifest.set_revision(tree, "canary", **place)
+
+    assert main([*command, "--gate-key", "another"]) == 2
+    assert "which is not the gate's" in capsys.readouterr().err
+    assert not ledger.exists()
+    assert main([*command, "--gate-key", key]) == 0
+    assert capsys.readouterr().out == "the gate passes version 4\n"
+    assert (judged / "packages" / folder.name / "manifest.json").is_file()
+    assert len(list((judged / "validation").iterdir())) == 1
+    Admission(key, load_policy(overlay / "policy.yaml").gate.digest, PLAN.digest).require(
+        Ledger(ledger), folder.name, None
+    )
+    assert main([*command, "--gate-key", key]) == 0
+    assert capsys.readouterr().out == "the gate has passed version 4 before\n"
+
+    serve.servers[0].shift = -0.5  # a model that calls nobody positive
+    manifest.set_revision(tree, "canary", **{**place, "model_version": "5"})
+    ledger.unlink()
+    assert main([*command, "--gate-key", key]) == 3
+    assert "the gate refuses version 5: " in capsys.readouterr().out
 
 
 def test_a_gate_that_is_not_there_is_named(frozen, tmp_path):

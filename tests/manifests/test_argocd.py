@@ -17,7 +17,7 @@ def test_each_environment_has_an_application_on_its_overlay(rendered):
     for overlay in ("staging", "production"):
         application = yaml.safe_load((ARGOCD / f"{overlay}.yaml").read_text())
         spec = application["spec"]
-        assert (ROOT / spec["source"]["path"]).is_dir()
+        assert (ROOT / "manifests" / spec["source"]["path"]).is_dir()  # its repository is this folder
         (namespace,) = [item for item in rendered[overlay] if item["kind"] == "Namespace"]
         assert spec["destination"]["namespace"] == namespace["metadata"]["name"]
         assert spec["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}

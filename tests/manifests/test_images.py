@@ -66,6 +66,7 @@ def test_a_target_is_labelled_and_never_root(target):
     for name in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{name}=" in labels
     assert f'title="hounsfield/{target}"' in labels
+    assert "HOUNSFIELD_GIT_COMMIT=${REVISION}" in " ".join(line for line in lines if line.startswith("ENV"))
     # Compilers and pip stay in the build stages.
     assert not any("pip install" in line or "gcc" in line for line in lines)
     assert any(line.startswith(f"COPY --from=build-{target} ") for line in lines)
@@ -153,7 +154,11 @@ def closure(names):
     [
         ("serve", ["serving.predictor.server", "serving.explainer.server", "hounsfield.package.engine",
                    "hounsfield.package.sign", "hounsfield.explain.packaged", "onnxruntime", "shap"]),
-        ("launch", ["hounsfield.cluster.run", "hounsfield.cluster.experiments", "kfp.dsl"]),
+        ("launch", ["hounsfield.cluster.run", "hounsfield.cluster.experiments", "kfp.dsl",
+                    "hounsfield.cli.main", "hounsfield.rollout.release", "hounsfield.rollout.prometheus",
+                    "hounsfield.rollout.pairs", "hounsfield.rollout.notify", "hounsfield.rollout.gate_client",
+                    "hounsfield.rollout.policy", "hounsfield.rollout.change_plan",
+                    "hounsfield.training.whole_file", "cryptography"]),
     ],
 )  # fmt: skip
 def test_what_an_image_runs_imports_with_its_packages_alone(name, modules):

@@ -71,6 +71,14 @@ def test_every_alert_has_a_severity_a_sentence_and_a_runbook():
     assert len(names) == len(set(names)) == 19
 
 
+def test_the_first_callers_of_a_candidate_count_wherever_clinicians_do():
+    """Traffic is live, first or shadow: a query that asks for `live` alone would not see the first."""
+    queries = [expr for _, expr in panels()]
+    queries += [rule["expr"] for group in read_rules()["groups"] for rule in group["rules"]]
+    selected = {found for query in queries for found in re.findall(r'\btraffic *([=!~]+ *"[^"]*")', query)}
+    assert selected == {'!="shadow"', '="shadow"'}
+
+
 def test_every_runbook_is_of_an_alert_and_says_what_to_do():
     asked = {Path(alert["annotations"]["runbook_url"]).name for alert in alerts()}
     found = {path.name for path in (ROOT / "docs/runbooks").glob("*.md")}

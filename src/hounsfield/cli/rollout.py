@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hounsfield.cli import approvals, rollout_run
+from hounsfield.cli import approvals, rollout_gate, rollout_run
 from hounsfield.config import Home
 from hounsfield.errors import RolloutError
 
@@ -48,6 +48,7 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
     status.add_argument("--watch", action="store_true", help="follow it until it ends")
 
     approvals.add_commands(commands, command)
+    rollout_gate.add_commands(commands, command)
     rollout_run.add_commands(commands, command)
 
 

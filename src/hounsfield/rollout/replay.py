@@ -21,6 +21,25 @@ OUTPUTS = ("probability", "label", "refusal", "embedding")
 
 
 @dataclass(frozen=True)
+class Caller:
+    """Who the gateway is asked as: the bearer token in `token_file`; `ca_file` is the CA of the gateway, if
+    no public one."""
+
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Read anew for each request: what put the file there replaces it before the token ends."""
+        try:
+            token = self.token_file.read_text(encoding="ascii").strip() if self.token_file else ""
+        except (OSError, UnicodeDecodeError):
+            raise ServingError(f"{self.token_file} cannot be read as a token for the gateway") from None
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+
+@dataclass(frozen=True)
 class _Row:
     probability: float
     is_positive: bool
@@ -32,14 +51,16 @@ def replay(
     files: Sequence[Path],
     model_name: str = MODEL_NAME,
     revision: str = "",
+    caller: Caller = Caller(),
     timeout_s: float = 10.0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
     """Send every file, one a request, and keep the answers in that order.
 
     `url` is the server's address without a path, or the gateway's, which answers by `revision` (stable,
-    canary), whatever the weights are. Raises ServingError when the model is not ready there;
-    a single request that fails is counted as an error, an element that the server refuses as a refusal.
+    canary), whatever the weights are, to a `caller` that may ask so. Raises ServingError when the model is
+    not ready there, or the caller's file cannot be read; a single request that fails is counted as an error,
+    an element that the server refuses as a refusal.
     """
     address = f"{url.rstrip('/')}/v2/models/{model_name}"
     rows: list[_Row | None] = []
@@ -47,6 +68,8 @@ def replay(
     errors = refusals = 0
     with requests.Session() as session:
         session.trust_env = False  # a proxy of the hospital's network has no part in this
+        session.auth = caller
+        session.verify = str(caller.ca_file) if caller.ca_file else True
         if revision:
             session.headers["x-hounsfield-revision"] = revision
         _check_ready(session, address, timeout_s)
@@ -94,8 +117,13 @@ def _embeddings(rows: Sequence[_Row | None]) -> np.ndarray | None:
 def _check_ready(session: requests.Session, address: str, timeout_s: float) -> None:
     try:
         response = session.get(f"{address}/ready", timeout=timeout_s)
-    except requests.RequestException:
+    except OSError:  # requests' own errors, and that there is no such ca_file
         raise ServingError(f"no model answers at {address}; is its server running?") from None
+    if response.status_code in (401, 403):
+        raise ServingError(
+            f"the gateway does not let the gate ask {address} (HTTP {response.status_code}): it needs a "
+            "token with the role operator (HOUNSFIELD_GATE_TOKEN_FILE)"
+        )
     if response.status_code != 200:
         raise ServingError(f"the model at {address} is not ready (HTTP {response.status_code})")
 

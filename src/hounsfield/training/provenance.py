@@ -24,12 +24,13 @@ PACKAGE = Path(hounsfield.__file__).parent
 def code(environment: Mapping[str, str]) -> dict[str, str]:
     """`git_commit`, `git_dirty` and `code_digest` of the running package.
 
-    An image has no repository: its build leaves the commit in HOUNSFIELD_GIT_COMMIT. `git_commit` is
-    `unknown` where neither says it.
+    An image has no repository: its build leaves the commit in HOUNSFIELD_GIT_COMMIT, with `-dirty` after it
+    where there were changes. `git_commit` is `unknown` where neither says it.
     """
     found = {"git_commit": "unknown", "git_dirty": "unknown", "code_digest": code_digest(PACKAGE)}
-    if environment.get("HOUNSFIELD_GIT_COMMIT"):
-        return found | {"git_commit": environment["HOUNSFIELD_GIT_COMMIT"], "git_dirty": "no"}
+    if given := environment.get("HOUNSFIELD_GIT_COMMIT"):
+        built, changes, _ = given.partition("-dirty")
+        return found | {"git_commit": built, "git_dirty": "yes" if changes else "no"}
     commit = _git("rev-parse", "HEAD")
     if commit:
         changed = _git("status", "--porcelain", "--", ".")
@@ -71,7 +72,10 @@ def _cpu() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    done = subprocess.run(
-        ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # an image has no git either
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
