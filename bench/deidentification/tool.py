@@ -34,10 +34,10 @@ def main(tool: str, source: Path, target: Path) -> None:
 def _hounsfield():
     from hounsfield.dicom.deidentify import deidentify
     from hounsfield.dicom.parsing import load, parse
+    from hounsfield.dicom.writing import write
 
     def run(source: Path, target: Path) -> None:
-        clean = deidentify(parse(load(source)), b"a key for measurements only")
-        clean.save_as(target, enforce_file_format=True)
+        write(deidentify(parse(load(source)), b"a key for measurements only"), target)
 
     return run
 

@@ -5,6 +5,7 @@ processes, every round all paths one after the other, medians of the rounds.
 
 - `limit`: read the file, parse it, `pixel_array`: no path that uses pydicom's decoder can be faster.
 - `view`: the same with our view of uncompressed pixels.
+- `copy`: the view, SHA-256, and the file written again as it is: what ingest cannot do without.
 - `preprocess`: our step, in its sandbox, from files to 128 x 128 tensors on disk.
 - `ingest`: our step: the above, SHA-256, de-identification, and the new file written.
 - `MONAI, n workers`: LoadImaged with PydicomReader, percentile scaling and Resize in a DataLoader.

@@ -12,15 +12,15 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from hounsfield.data.labels import KEY_COLUMNS
-from hounsfield.dicom.deidentify import Profile, deidentify
+from hounsfield.dicom.deidentify import Profile, deidentify, names_patient
 from hounsfield.dicom.frames import Frames, split
 from hounsfield.dicom.parsing import load, parse
 from hounsfield.dicom.quarantine import Reason, Refused
 from hounsfield.dicom.reading import RADIOGRAPHS, DecodedImage, decode_image, describe
+from hounsfield.dicom.writing import write
 
 INTENSITY_PERCENTILES = {"intensity_p01": 1, "intensity_p50": 50, "intensity_p99": 99}
 _SAMPLED_PIXELS = 2**14
-_AS_WRITTEN = ("patient_sex", "age_years", "transfer_syntax_uid")
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,29 @@ def _images(dataset: Dataset, matches: Mapping[str, str], rules: Rules, stem: Pa
             "sop_instance_uid": str(clean.SOPInstanceUID),
             "study_instance_uid": str(clean.StudyInstanceUID),
             "patient_id": str(clean.PatientID),
-            **image.attributes,
-            # Of the patient as much as the de-identification lets through, and of the file what it is now.
-            **{name: now for name, now in describe(clean).items() if name in _AS_WRITTEN},
+            **_describe(image, frame, clean),
             **_intensities(image),
             "file": written.name,
             "file_bytes": written.stat().st_size,
         }
 
 
+def _describe(image: DecodedImage, frame: Dataset, clean: Dataset) -> dict[str, object]:
+    """As much of the header as the de-identification lets through, and the manufacturer.
+
+    Results are told apart by it, so it stays where it repeats the name of somebody who is not the patient: of
+    a machine made by Simulated Imaging the file says REMOVED when its operator is called Simulated.
+    """
+    described, found = describe(clean), str(image.attributes["manufacturer"])
+    if described["manufacturer"] != found and not names_patient(frame, found):
+        described["manufacturer"] = found
+    return described
+
+
 def _write_clean(frame: Dataset, rules: Rules, path: Path) -> Dataset:
     try:
         clean = deidentify(frame, rules.key, rules.profile)
-        clean.save_as(path, enforce_file_format=True)
+        write(clean, path)
     except (Refused, OSError):
         raise
     except MemoryError:

@@ -108,9 +108,8 @@ def _outcomes(
         return job[0], source.fetch(job[1])
 
     work = functools.partial(examine, rules=rules, folder=images)
-    threads = workers * FETCH_AHEAD if source.remote else workers
     with Sandbox(workers) as sandbox:
-        for job, result in sandbox.map(work, todo, prepare=fetch, threads=threads):
+        for job, result in sandbox.map(work, todo, prepare=fetch, threads=workers * FETCH_AHEAD):
             if isinstance(result, Refused):
                 result = _after_refusal(sandbox, fetch, job, rules, result)
             yield job, result

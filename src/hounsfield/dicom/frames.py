@@ -95,5 +95,5 @@ def _pixels(dataset: Dataset, number: int, count: int) -> bytes:
     bits = dataset.Rows * dataset.Columns * dataset.get("SamplesPerPixel", 1) * dataset.BitsAllocated
     if bits % 8:
         raise ValueError("a frame does not end with a byte")
-    content = dataset.PixelData[number * bits // 8 : (number + 1) * bits // 8]
+    content = bytes(dataset.PixelData[number * bits // 8 : (number + 1) * bits // 8])
     return content + b"\0" * (len(content) % 2)  # PS3.5 8.1.1: an even length

@@ -28,7 +28,7 @@ def view_of_pixels(dataset: Dataset) -> np.ndarray | None:
     rows, columns, content = dataset.get("Rows"), dataset.get("Columns"), dataset.get("PixelData")
     allocated, stored = dataset.get("BitsAllocated"), dataset.get("BitsStored")
     signed = dataset.get("PixelRepresentation")
-    if allocated not in (8, 16) or signed not in (0, 1) or not isinstance(content, bytes):
+    if allocated not in (8, 16) or signed not in (0, 1) or not isinstance(content, bytes | memoryview):
         return None
     if (
         not all(type(number) is int and number > 0 for number in (rows, columns, stored))

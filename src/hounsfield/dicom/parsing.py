@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import struct
 import warnings
 import zlib
 from pathlib import Path
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 # The function with which `dcmread` finds the transfer syntax: a reader of our own could be told another one.
 from pydicom.filereader import _read_file_meta_info, read_dataset, read_preamble
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -29,7 +33,12 @@ from hounsfield.dicom.quarantine import Reason, Refused
 MAX_FILE_BYTES = 256 * 2**20
 """Of a file as it comes, and again of what a deflated one inflates to."""
 
-_NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
+_PLAIN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian})
+_NATIVE = _PLAIN | {ExplicitVRBigEndian}
+
+_PIXEL_DATA, _PADDING = BaseTag(0x7FE00010), BaseTag(0xFFFCFFFC)
+# PS3.5 7.1: tag, VR and length of PixelData.
+_EXPLICIT_HEAD, _IMPLICIT_HEAD = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
 
 # pydicom warns of a malformed element twice, as a warning and in its log, and quotes the value.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -55,11 +64,25 @@ def load(source: bytes | Path) -> bytes:
         raise Refused(Reason.UNREADABLE, f"{type(error).__name__} while reading the file") from None
 
 
+def announce(path: Path) -> None:
+    """Let the kernel begin to read a file, so that a cold disk works while others decode; raises Refused."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise Refused(Reason.UNREADABLE, f"{type(error).__name__} while opening the file") from None
+    try:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
+
+
 def parse(data: bytes) -> Dataset:
     """The dataset of a file's bytes; PixelData is empty where the file breaks off within it.
 
-    Raises Refused: NOT_DICOM when nothing that looks like DICOM is found, IMAGE_TOO_LARGE when a deflated
-    dataset is more than MAX_FILE_BYTES or the elements do not fit into memory.
+    Uncompressed pixels are a memoryview of `data` where they end it, as they do in nearly every file. Raises
+    Refused: NOT_DICOM when nothing that looks like DICOM is found, IMAGE_TOO_LARGE when a deflated dataset is
+    more than MAX_FILE_BYTES or the elements do not fit into memory.
     """
     dataset = _read(data, pixels=True)
     if dataset is None or "SOPClassUID" not in dataset:
@@ -130,7 +153,10 @@ def _read(data: bytes, *, pixels: bool) -> Dataset | None:
         return None
     stream, preamble, meta = head
     try:
-        if _syntax_of(meta) != DeflatedExplicitVRLittleEndian:
+        syntax = _syntax_of(meta)
+        if pixels and syntax in _PLAIN and (dataset := _read_plain(data)) is not None:
+            return dataset
+        if syntax != DeflatedExplicitVRLittleEndian:
             return pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=not pixels)
         # PS3.5 A.5: all after the meta information is deflated. pydicom would inflate it whatever it holds.
         elements = read_dataset(
@@ -146,6 +172,40 @@ def _read(data: bytes, *, pixels: bool) -> Dataset | None:
         raise
     except Exception:
         return None
+
+
+def _read_plain(data: bytes) -> Dataset | None:
+    """As pydicom's reader, without its copy of the pixels; None where they are not plainly the last element.
+
+    Padding (FFFC,FFFC) may follow, which says nothing.
+    """
+    stream = io.BytesIO(data)
+    dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
+    at = stream.tell()
+    if at == len(data):
+        return dataset
+    implicit, little = dataset.original_encoding
+    head = _IMPLICIT_HEAD if implicit else _EXPLICIT_HEAD
+    start = at + head.size
+    if not little or start > len(data):
+        return None
+    group, element, *vr, length = head.unpack_from(data, at)
+    end = start + length
+    if (group << 16 | element) != _PIXEL_DATA or length == 0 or end > len(data):
+        return None
+    if not implicit and vr not in ([b"OB", 0], [b"OW", 0]):
+        return None
+    stream.seek(end)
+    rest = read_dataset(stream, bool(implicit), is_little_endian=True)
+    if end < len(data) and list(rest.keys()) != [_PADDING]:
+        return None
+    name = None if implicit else vr[0].decode()
+    pixels = memoryview(data)[start:end]
+    dataset[_PIXEL_DATA] = RawDataElement(
+        _PIXEL_DATA, name, length, pixels, start, is_implicit_VR=bool(implicit), is_little_endian=True
+    )
+    dataset.update(rest)
+    return dataset
 
 
 def _inflate(body: bytes) -> bytes:

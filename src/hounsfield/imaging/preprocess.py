@@ -23,6 +23,8 @@ INDEX = "index.parquet"
 REFUSED = "refused.parquet"
 DATASET = "dataset.json"
 IMAGES_PER_SHARD = 4096
+_READ_AHEAD = 4
+"""Files that the disk is told of, for each process that decodes."""
 
 
 def preprocess(dataset_dir: Path, out: Path, contract: ImageContract, workers: int = 2) -> dict:
@@ -138,16 +140,22 @@ def _prepare_files(
     dataset_dir: Path, files: list[str], contract: ImageContract, workers: int
 ) -> Iterator[tuple[int, np.ndarray | Refused]]:
     """(position in `files`, prepared image or refusal), in any order, decoded where a decoder may die."""
+    from hounsfield.dicom.parsing import announce
     from hounsfield.dicom.sandbox import Sandbox
 
-    items = list(enumerate(files))
-    work = functools.partial(_prepare_file, dataset_dir=dataset_dir, contract=contract)
+    def announced(item: tuple[int, str]) -> Path:
+        path = dataset_dir / item[1]
+        announce(path)
+        return path
+
+    work = functools.partial(_prepare_file, contract=contract)
     with Sandbox(workers) as sandbox:
-        for (position, _), outcome in sandbox.map(work, items):
+        outcomes = sandbox.map(work, enumerate(files), prepare=announced, threads=workers * _READ_AHEAD)
+        for (position, _), outcome in outcomes:
             yield position, outcome
 
 
-def _prepare_file(item: tuple[int, str], dataset_dir: Path, contract: ImageContract) -> np.ndarray:
+def _prepare_file(path: Path, contract: ImageContract) -> np.ndarray:
     from hounsfield.dicom.reading import read_image
 
-    return prepare(read_image(dataset_dir / item[1]), contract)
+    return prepare(read_image(path), contract)

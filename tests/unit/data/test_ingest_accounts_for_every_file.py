@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from hounsfield.data.collect import INDEX_COLUMNS
-from hounsfield.data.examine import Rules
+from hounsfield.data.examine import Rules, examine
 from hounsfield.data.ingest import ingest
 from hounsfield.data.locate import locate
 from hounsfield.dicom.reading import read_image
@@ -94,6 +94,40 @@ def test_dates_are_moved_and_birth_dates_gone(sample, data_set):
         after = pydicom.dcmread(out / row["file"], stop_before_pixels=True)
         assert after.PatientBirthDate == ""
         assert after.StudyDate < before.StudyDate
+
+
+@pytest.mark.parametrize(
+    ("changes", "inside", "indexed"),
+    [
+        ({}, "Acme", "Acme"),
+        ({"OperatorsName": "Acme^Cy"}, "REMOVED", "Acme"),
+        ({"PatientName": "Acme^Cy"}, "REMOVED", "REMOVED"),
+        ({"OtherPatientIDs": "acme"}, "REMOVED", "REMOVED"),
+    ],
+)
+def test_the_index_keeps_the_manufacturer_unless_it_names_the_patient(
+    sample, tmp_path, changes, inside, indexed
+):
+    source = next(path for path in sorted((sample / "dicom").rglob("*.dcm")) if is_good(path))
+    ds = pydicom.dcmread(source)
+    ds.Manufacturer, ds.ViewPosition = "Acme", "AP"
+    for keyword, value in changes.items():
+        setattr(ds, keyword, value)
+    ds.save_as(tmp_path / "a.dcm")
+    (image,) = examine(("a", tmp_path / "a.dcm"), Rules(KEY), tmp_path).images
+    assert (pydicom.dcmread(tmp_path / image["file"]).Manufacturer, image["manufacturer"]) == (
+        inside,
+        indexed,
+    )
+
+
+def test_text_in_a_wrong_place_does_not_reach_the_index(sample, tmp_path):
+    source = next(path for path in sorted((sample / "dicom").rglob("*.dcm")) if is_good(path))
+    ds = pydicom.dcmread(source)
+    ds.PatientName, ds.ViewPosition = "Ahorn^Azure", "AHORN"
+    ds.save_as(tmp_path / "a.dcm")
+    (image,) = examine(("a", tmp_path / "a.dcm"), Rules(KEY), tmp_path).images
+    assert "ahorn" not in json.dumps(image).casefold()
 
 
 def test_a_run_again_gives_the_same_data_set(sample, data_set, tmp_path):

@@ -1,5 +1,7 @@
 import multiprocessing
 import os
+import platform
+import resource
 import time
 
 import pytest
@@ -79,3 +81,18 @@ def test_map_reads_only_a_little_ahead():
         next(results)
         assert len(taken) < 10
         results.close()
+
+
+def page_faults_of_another_image(_):
+    """Of a second round of memory such as an image needs: as read, decoded and written."""
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [b"\1" * (8 * 2**20 + number) for number in range(3)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told so")
+def test_memory_of_an_image_is_used_again_for_the_next():
+    with Sandbox(workers=1) as sandbox:
+        assert sandbox.call(page_faults_of_another_image, None) < 100  # of 6,144 pages

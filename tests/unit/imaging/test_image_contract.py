@@ -1,6 +1,7 @@
 import hashlib
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -122,6 +123,21 @@ def test_equals_monai_where_both_average_whole_pixels():
     expected = np.asarray(chain(pixels[np.newaxis].astype(np.float32)))
     prepared = prepare(decoded(pixels), ImageContract(size_px=64))
     np.testing.assert_allclose(prepared, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i2", "u1", "<i4", "<f4", "<f8"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_rows_scaled_by_blocks_are_to_the_bit_what_the_whole_is(kind, photometric):
+    pixels = np.random.default_rng(5).normal(100, 30, (301, 700)).astype(kind)
+    prepared = prepare(decoded(pixels, photometric), ImageContract(size_px=64, lower_percentile=2))
+    dark, bright = _percentiles(pixels, (2, 99.5))
+    if photometric == "MONOCHROME1":
+        bright, dark = _percentiles(pixels, (0.5, 98))
+    whole = pixels.astype(np.float32)
+    whole -= np.float32(dark)
+    whole *= np.float32(1 / (bright - dark))
+    whole = cv2.resize(np.clip(whole, 0, 1), (64, 28), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(prepared[0, 18:46], np.clip(whole, 0, 1))
 
 
 def test_stays_near_monai_where_pixels_are_shared_between_areas():

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from hounsfield.errors import ConfigError
 
 FETCH_AHEAD = 4
-"""Objects of a remote source that are under way at once, for each process that decodes."""
+"""Objects that are fetched, or announced to the disk, at once, for each process that decodes."""
 
 
 class Item(NamedTuple):

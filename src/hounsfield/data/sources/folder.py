@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hounsfield.data.sources import Item
-from hounsfield.dicom.quarantine import Reason, Refused
+from hounsfield.dicom.parsing import announce
 from hounsfield.errors import DataError
 
 
@@ -39,15 +39,6 @@ class Folder:
         return sum(1 for _ in self.items())
 
     def fetch(self, item: Item) -> Path:
-        """The file's path; the kernel begins to read it, so that a cold disk works while others decode."""
         path = self.root / item.name
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise Refused(Reason.UNREADABLE, f"{type(error).__name__} while opening the file") from None
-        try:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(descriptor)
+        announce(path)
         return path

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from hounsfield.dicom.deidentify.burned_in import clean_pixels
-from hounsfield.dicom.deidentify.cleaner import Cleaner
+from hounsfield.dicom.deidentify.cleaner import Cleaner, names_patient
 from hounsfield.dicom.deidentify.keys import create_key, key_from, load_key, new_uid, pseudonym
 from hounsfield.dicom.deidentify.profile import BurnedIn, Look, Profile
 from hounsfield.dicom.deidentify.standard import edition, plan_for, sop_classes
@@ -27,6 +27,7 @@ __all__ = [
     "edition",
     "key_from",
     "load_key",
+    "names_patient",
     "new_uid",
     "pseudonym",
     "sop_classes",

@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID_dictionary
 
 from hounsfield.dicom.deidentify.keys import Shift, new_uid, pseudonym
-from hounsfield.dicom.deidentify.standard import Plan, Rule, Step
+from hounsfield.dicom.deidentify.standard import Plan, Rule, Step, of_patient
 from hounsfield.dicom.deidentify.values import cap_age, shift_date, shift_datetime, shift_time
 from hounsfield.dicom.deidentify.words import Names, clean_description
 
@@ -231,6 +231,11 @@ def _texts(source: Dataset, tag: int) -> list[str]:
         return []
     values = value if element.VM > 1 and not isinstance(value, str | bytes) else [value]
     return [text.decode("latin-1") if isinstance(text, bytes) else str(text) for text in values]
+
+
+def names_patient(dataset: Dataset, text: str) -> bool:
+    """Whether `text` repeats a name or identifier of the patient, as `dataset` has them at any depth."""
+    return bool(text) and Names(*_names_in(dataset, of_patient())).occur_in(text)
 
 
 def _names_in(dataset: Dataset, tags: frozenset[int], depth: int = 0) -> tuple[list[str], list[str]]:

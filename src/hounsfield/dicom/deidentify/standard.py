@@ -210,6 +210,12 @@ def _resolve(action: str, type_: int) -> Step | None:
     return {"D": Step.DUMMY, "Z": Step.EMPTY if type_ > 1 else Step.DUMMY, "X": None}[code]
 
 
+@functools.cache
+def of_patient() -> frozenset[int]:
+    """Tags of group 0010 that name the patient."""
+    return frozenset(tag for tag in _identifying(frozenset()) if tag >> 16 == 0x0010)
+
+
 def _identifying(options: frozenset[str]) -> frozenset[int]:
     """Tags of Table E.1-1 that name a person, a place or a thing with one owner, and are not retained."""
     found = set()

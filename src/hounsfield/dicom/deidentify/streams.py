@@ -67,20 +67,29 @@ def _clean_native(dataset: Dataset, content: bytes, syntax: UID) -> bytes:
     if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         length = length * 2 // 3
     if length and len(content) > length + length % 2:
-        content = content[:length] + b"\0" * (length % 2)
-    lowest = high - stored + 1
+        content = bytes(content[:length]) + b"\0" * (length % 2)
+    lowest, signed = high - stored + 1, dataset.get("PixelRepresentation") == 1
     if allocated not in (8, 16, 32) or not 0 < stored < allocated or not 0 <= lowest <= high < allocated:
         return content
     if len(content) % (allocated // 8):
         return content
     # PS3.5 8.1.1: bits beside the sample are nobody's; in the retired form they hold an overlay's graphics.
     order = ">" if syntax == ExplicitVRBigEndian else "<"
+    if lowest == 0 and _is_in_range(content, f"{order}{{}}{allocated // 8}", stored, signed):
+        return content
     values = np.frombuffer(content, f"{order}u{allocated // 8}")
     wanted = values & (((1 << stored) - 1) << lowest)
-    if dataset.get("PixelRepresentation") == 1:
+    if signed:
         above = (2**allocated - 1) & ~((1 << (high + 1)) - 1)
         wanted = np.where(values & (1 << high), wanted | above, wanted).astype(values.dtype)
     return content if np.array_equal(wanted, values) else wanted.astype(values.dtype).tobytes()
+
+
+def _is_in_range(content: bytes | memoryview, kind: str, stored: int, signed: bool) -> bool:
+    """Whether every sample is a number of `stored` bits: then no bit beside it says anything of its own."""
+    values = np.frombuffer(content, kind.format("i" if signed else "u"))
+    highest = 2 ** (stored - signed) - 1
+    return len(values) == 0 or (values.max() <= highest and (not signed or values.min() >= -highest - 1))
 
 
 def _each_fragment(content: bytes, blank: object) -> bytes:
