@@ -22,7 +22,8 @@ from hounsfield.training.params import TrainingParams
 
 KEY, SECRET = "AKIATEST", "the-secret-of-the-bucket"
 PARAMS = TrainingParams(epochs=2, batch_size=8, learning_rate=1e-3)
-ARGUMENTS = ["--epochs=2", "--batch-size=8", "--learning-rate=1e-3", "--checkpoint-every-s=0"]
+ARGUMENTS = ["--epochs=2", "--batch-size=8", "--learning-rate=1e-3"]
+ARGUMENTS += ["--checkpoint-every-s=0", "--processes=1"]
 
 
 @pytest.fixture(autouse=True)

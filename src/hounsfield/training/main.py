@@ -69,7 +69,12 @@ def parser() -> argparse.ArgumentParser:
         )
         text = f"{_HELP[field.name]}; default {field.default}" + (f" ({in_presets})" if in_presets else "")
         run.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=text)
-    run.add_argument("--processes", type=int, default=1, help="processes to start on this machine; default 1")
+    run.add_argument(
+        "--processes",
+        type=int,
+        help="processes to start on this machine; default one a core, as far as the parts of a batch go, and "
+        "one where there is a GPU",
+    )
     record = arguments.add_argument_group("MLflow")
     record.add_argument("--tracking-uri", help="server; default $MLFLOW_TRACKING_URI")
     record.add_argument(
@@ -106,8 +111,8 @@ def _run(
     argv = [*given, "--tensors", options.tensors]
     if is_pod(environment):
         run_pod(argv, environment)
-    elif options.processes > 1 and "RANK" not in environment:
-        run_torchrun(argv, options.processes, lambda line: print(line, flush=True))
+    elif "RANK" not in environment and (processes := _processes(options.processes, params)) > 1:
+        run_torchrun(argv, processes, lambda line: print(line, flush=True))
     else:
         from hounsfield.training.fit import Resuming, fit  # imports torch
 
@@ -117,6 +122,17 @@ def _run(
         )
         resuming = Resuming(options.checkpoints, options.resume, options.checkpoint_every_s)
         fit(options.tensors, options.out, params, tracking, resuming, environment)
+
+
+def _processes(wanted: int | None, params: TrainingParams) -> int:
+    if wanted is not None:
+        return wanted
+    import torch
+
+    from hounsfield.training.batch_parts import most_processes
+
+    cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    return most_processes(params.batch_size, params.batch_parts, cores)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

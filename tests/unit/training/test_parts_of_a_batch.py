@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hounsfield.errors import TrainingError
-from hounsfield.training.batch_parts import RunningStatistics, count_parts
+from hounsfield.training.batch_parts import RunningStatistics, count_parts, most_processes
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,14 @@ def test_parts_are_two_at_least_so_that_two_processes_do_what_one_does(batch_siz
 def test_what_cannot_be_dealt_is_refused(batch_size, wanted, world, said):
     with pytest.raises(TrainingError, match=said):
         count_parts(batch_size, wanted, world)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "wanted", "cores", "processes"),
+    [(16, 0, 1, 1), (16, 0, 2, 2), (16, 0, 8, 2), (16, 4, 3, 2), (16, 4, 8, 4), (16, 1, 8, 1), (5, 0, 8, 1)],
+)
+def test_each_process_gets_as_many_parts_as_every_other(batch_size, wanted, cores, processes):
+    assert most_processes(batch_size, wanted, cores) == processes
 
 
 def test_running_statistics_are_the_mean_of_what_the_parts_make():

@@ -74,6 +74,7 @@ def test_killed_at_random_batches_it_ends_at_the_same_weights_to_the_bit(tensors
     print("seed of the kills:", seed)
     chance = random.Random(seed)
     command = [sys.executable, "-m", "hounsfield.training.main", "--epochs=3", "--batch-size=8"]
+    command += ["--processes=1"]
     command += ["--learning-rate=1e-3", "--checkpoint-every-s=0", f"--tensors={tensors}", f"--out={out}"]
     for _ in range(2):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
