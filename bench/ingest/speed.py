@@ -78,7 +78,7 @@ def _rate(images: Iterable[object]) -> float:
 
 
 def _ticks(step: Callable[[], object], owner: type, method: str) -> Iterator[None]:
-    """One element for each image, of which `step` says by a call; one more when it is over with its tables."""
+    """One element for each image that `step` tells of by a call; another when it is over, tables and all."""
     done: queue.SimpleQueue[bool] = queue.SimpleQueue()
     called = getattr(owner, method)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hounsfield.data.examine import INTENSITY_PERCENTILES, Rules
@@ -53,7 +54,7 @@ _IMAGE = pa.schema(
 _REFUSED = pa.schema(
     [("sha256", pa.string()), ("size_bytes", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
 )
-_ROWS_A_BATCH = 1000
+_ROWS_A_BATCH, _ROWS_A_GROUP = 1000, 2000
 
 # A file of which nothing could be read may still be the image that a label names.
 _PERHAPS_LABELLED = frozenset({Reason.UNREADABLE, Reason.DECODER_ABORTED, Reason.DECODE_TIMEOUT})
@@ -103,7 +104,7 @@ def collect(
         index = index.append_column("split", pa.array(splits.to_list()))
         _link_images(shards, index, folder)
         summary = _summarise(index, gathered)
-        pq.write_table(index.select(INDEX_COLUMNS), folder / "index.parquet")
+        pq.write_table(index.select(INDEX_COLUMNS), folder / "index.parquet", row_group_size=_ROWS_A_GROUP)
         pq.write_table(refused.sort_by("sha256"), folder / "quarantine.parquet")
         described = profile(_frame(index, (*CATEGORIES, *NUMBERS, "patient_id")))
         _write_json(folder / "profile.json", described)
@@ -146,15 +147,28 @@ class _Gathered:
         self.refused.add({"sha256": sha256, "size_bytes": size_bytes, "reason": reason, "detail": detail})
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Images, each SOP Instance UID once, in its order; and the refused, duplicates among them."""
-        images = self.images.table().sort_by([("sop_instance_uid", "ascending"), ("sha256", "ascending")])
-        again = images["sop_instance_uid"].to_pandas().duplicated()
-        twice = images.filter(pa.array(again)).select(["sha256", "source_bytes"])
-        for sha256, size_bytes in zip(*(column.to_pylist() for column in twice.columns), strict=True):
+        """Images, each SOP Instance UID once, in its order; and the refused, duplicates among them.
+
+        The rows leave this object, so that they are not held twice.
+        """
+        images, self.images = self.images.table(), _Rows(_IMAGE)
+        order = pc.sort_indices(images, [("sop_instance_uid", "ascending"), ("sha256", "ascending")])
+        uids = images["sop_instance_uid"].take(order).combine_chunks()
+        again = pa.concat_arrays([pa.array([False]), pc.equal(uids[1:], uids[:-1])]).slice(0, len(uids))
+        twice = images.select(["sha256", "source_bytes"]).take(order.filter(again))
+        for row in twice.to_pylist():
             self.refuse(
-                sha256, size_bytes, Reason.DUPLICATE, "another file with the same SOP Instance UID was taken"
+                row["sha256"],
+                row["source_bytes"],
+                Reason.DUPLICATE,
+                "another file with the same SOP Instance UID was taken",
             )
-        return images.filter(pa.array(~again)), self.refused.table()
+        order, columns = order.filter(pc.invert(again)), {}
+        for name in _IMAGE.names:  # one by one, so that no more than a column is there twice
+            columns[name] = images[name].take(order)
+            images = images.drop_columns([name])
+        pa.default_memory_pool().release_unused()
+        return pa.table(columns), self.refused.table()
 
 
 def _gather(shards: Sequence[Path], table: Labels, rules: Rules, labels_sha256: str) -> _Gathered:
@@ -204,9 +218,10 @@ def _gather_refused(gathered: _Gathered, record: dict, labels_sha256: str) -> No
 
 def _link_images(shards: Sequence[Path], index: pa.Table, folder: Path) -> None:
     (folder / "dicom").mkdir()
-    for source, file in zip(index["source"].to_pylist(), index["file"].to_pylist(), strict=True):
-        number, _, name = source.partition("/")
-        link(shards[int(number)] / IMAGES / name, folder / file)
+    for batch in index.select(["source", "file"]).to_batches(_ROWS_A_BATCH):
+        for row in batch.to_pylist():
+            number, _, name = row["source"].partition("/")
+            link(shards[int(number)] / IMAGES / name, folder / row["file"])
 
 
 def _check_expected(index: pa.Table, expected: Mapping) -> None:

@@ -27,12 +27,12 @@ def profile(index: pd.DataFrame) -> dict:
     """
     fields: dict[str, dict] = {}
     for name in CATEGORIES:
-        values = index[name].astype("string").replace("", pd.NA)
-        counts = values.value_counts().sort_index()
+        seen = index[name].value_counts().sort_index()
+        counts = {str(value): int(count) for value, count in seen.items() if value != ""}
         fields[name] = {
             "kind": "category",
-            "missing": int(values.isna().sum()),
-            "counts": {str(value): int(count) for value, count in counts.items()},
+            "missing": len(index) - sum(counts.values()),
+            "counts": counts,
         }
     for name in NUMBERS:
         values = pd.to_numeric(index[name]).dropna()
