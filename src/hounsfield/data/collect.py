@@ -107,7 +107,7 @@ def collect(
         pq.write_table(index.select(INDEX_COLUMNS), folder / "index.parquet", row_group_size=_ROWS_A_GROUP)
         pq.write_table(refused.sort_by("sha256"), folder / "quarantine.parquet")
         described = profile(_frame(index, (*CATEGORIES, *NUMBERS, "patient_id")))
-        _write_json(folder / "profile.json", described)
+        _write_json(folder / "profile.json", described | {"deidentified": gathered.deidentified})
         record = _dataset_json(summary, described["patients"], seed, gathered.simulated, table.key_column)
         _write_json(folder / MARKER, record)
     return summary
@@ -141,6 +141,7 @@ class _Gathered:
     keys_seen: set[str] = field(default_factory=set)
     unread: int = 0
     simulated: bool = False
+    deidentified: dict = field(default_factory=dict)
 
     def refuse(self, sha256: str, size_bytes: int, reason: str, detail: str) -> None:
         self.reasons[reason] += 1
@@ -175,8 +176,9 @@ def _gather(shards: Sequence[Path], table: Labels, rules: Rules, labels_sha256: 
     keys = {rules.digest_of(table.key_column, key): key for key in table.by_key}
     gathered = _Gathered()
     for number, folder in enumerate(shards):
-        simulated, records = read_journal(folder)
-        gathered.simulated |= simulated
+        head, records = read_journal(folder)
+        gathered.simulated |= head["simulated"]
+        gathered.deidentified = head["deidentified"]
         for record in records:
             key = keys.get(record["matches"].get(table.key_column, ""))
             if key is not None:

@@ -79,7 +79,7 @@ def expectations(index: pd.DataFrame) -> dict[str, dict]:
             found[name] |= {"min": float(present.min()) / 2, "max": float(present.max()) * 2}
     if "age_years" in found:
         found["age_years"] |= {"min": 0.0, "max": float(OLDEST_AGE_YEARS)}
-    return found | {"images": {"count": len(index)}}
+    return found | {"images": {"count": len(index), "patients": _patients(index)}}
 
 
 def load_expectations(path: Path) -> dict[str, dict]:
@@ -108,6 +108,7 @@ def read_index(dataset: Path) -> pd.DataFrame:
 def check(index: pd.DataFrame, expected: Mapping[str, Mapping]) -> list[Finding]:
     """What in `index` is not as `expected`, the hard findings first."""
     findings = []
+    of_reference = expected["images"].get("patients", expected["images"]["count"])
     for name, expectation in expected.items():
         if name == "images" or not len(index):
             continue
@@ -115,7 +116,7 @@ def check(index: pd.DataFrame, expected: Mapping[str, Mapping]) -> list[Finding]
             raise ConfigError(f"the profile expects {name!r}, which is no field of an index")
         findings += _hard(name, index, expectation)
         if len(index) >= MIN_IMAGES:
-            findings += _statistical(name, index, expectation, expected["images"]["count"])
+            findings += _statistical(name, index, expectation, of_reference)
     return sorted(findings, key=lambda finding: (not finding.hard, finding.field))
 
 
@@ -136,7 +137,8 @@ def _hard(name: str, index: pd.DataFrame, expectation: Mapping) -> list[Finding]
     return [Finding(name, True, float(len(outside)), said)] if len(outside) else []
 
 
-def _statistical(name: str, index: pd.DataFrame, expectation: Mapping, reference: int) -> list[Finding]:
+def _statistical(name: str, index: pd.DataFrame, expectation: Mapping, patients: int) -> list[Finding]:
+    """`patients` are the reference's: images of one patient are alike, so that patients count, not images."""
     if "edges" in expectation:
         expected = np.array(expectation["shares"])
         counts = _counts(pd.to_numeric(index[name]), expectation["edges"])
@@ -146,7 +148,7 @@ def _statistical(name: str, index: pd.DataFrame, expectation: Mapping, reference
         names = sorted({*shares, *seen.index})
         expected = np.array([shares.get(value, 0.0) for value in names])
         counts = np.array([seen.get(value, 0) for value in names])
-    psi, p_value = stability(expected * reference, counts)
+    psi, p_value = stability(expected * patients, counts * (_patients(index) / len(index)))
     if psi < PSI_WARNS or p_value > SIGNIFICANCE:
         return []
     said = (
@@ -169,6 +171,10 @@ def stability(reference: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     p, q = before / before.sum(), now / now.sum()
     psi = float(np.sum((q - p) * np.log(q / p)))
     return psi, float(chi2.sf(psi / (1 / before.sum() + 1 / now.sum()), len(counts) - 1))
+
+
+def _patients(index: pd.DataFrame) -> int:
+    return index["patient_id"].nunique() if "patient_id" in index else len(index)
 
 
 def _values(index: pd.DataFrame, name: str) -> pd.Series:

@@ -37,7 +37,11 @@ class Journal:
 
     def __init__(self, folder: Path, rules: Rules, *, simulated: bool = False) -> None:
         self.path, self.images = folder / JOURNAL, folder / IMAGES
-        self._head = {"made_by": _maker(rules), "simulated": simulated}
+        self._head = {
+            "made_by": _maker(rules),
+            "simulated": simulated,
+            "deidentified": rules.profile.record(),
+        }
         self._seen: dict[str, bool] = {}
 
     def __enter__(self) -> Journal:
@@ -109,8 +113,9 @@ class Journal:
         )
 
 
-def read_journal(folder: Path) -> tuple[bool, Iterator[dict]]:
-    """Whether the objects of a shard's folder are simulated, and its records one by one; raises DataError."""
+def read_journal(folder: Path) -> tuple[dict, Iterator[dict]]:
+    """The first line of a shard's journal (are its objects `simulated`, how were they `deidentified`), and
+    its records one by one; raises DataError."""
     path = folder / JOURNAL
     try:
         with path.open(encoding="utf-8") as stream:
@@ -119,7 +124,7 @@ def read_journal(folder: Path) -> tuple[bool, Iterator[dict]]:
         raise DataError(
             f"{JOURNAL} is missing or damaged in the shard's folder {folder.name}: run ingest again"
         ) from None
-    return head["simulated"], _records(path, head)
+    return head, _records(path, head)
 
 
 def _records(path: Path, head: dict) -> Iterator[dict]:

@@ -89,6 +89,16 @@ def test_a_spread_that_moved_warns_with_its_number(columns, field, expected):
     assert f"{finding.number:.2f}" in str(finding)
 
 
+def test_many_images_of_few_patients_are_no_shift(expected):
+    ages = {"age_years": [30.0] * 60 + [80.0] * 40}
+    (finding,) = check(index_of(100, seed=3, **ages), expected)
+    assert finding.field == "age_years"
+    assert check(index_of(100, seed=3, patient_id=["a"] * 60 + ["b"] * 40, **ages), expected) == []
+    # Without patients in an older profile the images count, as they did.
+    older = {**expected, "images": {"count": 1000}}
+    assert check(index_of(100, seed=3, **ages), older) == [finding]
+
+
 def test_few_images_are_held_against_the_limits_only(expected):
     assert check(index_of(29, manufacturer=["Cedar"] * 29), expected) == []
     assert [f.field for f in check(index_of(1, modality=["MG"]), expected)] == ["modality"]

@@ -145,7 +145,12 @@ def test_the_records_say_simulated_and_count(data_set):
     assert record["sample"] is True
     assert record["fingerprint"] == summary.fingerprint
     assert record["counts"]["by_split"] == summary.by_split
-    fields = json.loads((out / "profile.json").read_text())["fields"]
+    profile = json.loads((out / "profile.json").read_text())
+    assert profile["deidentified"] == {
+        "options": ["dates", "patient"], "burned_in": "quarantine", "look": "suspect",
+        "dates_moved_back_days": [1, 3650],
+    }  # fmt: skip
+    fields = profile["fields"]
     assert sum(fields["manufacturer"]["counts"].values()) == 120
     assert fields["age_years"]["max"] <= 90
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from hounsfield.dicom.deidentify.keys import MAX_SHIFT_DAYS
 from hounsfield.errors import ConfigError
 
 
@@ -69,6 +70,15 @@ class Profile:
     def options(self) -> frozenset[str]:
         """Names of the chosen columns of Table E.1-1, as in standard.json."""
         return frozenset(name for name, field in _OPTIONS.items() if getattr(self, field))
+
+    def record(self) -> dict[str, object]:
+        """What is done, JSON-ready. Each patient has a shift of its own, the year of a date says little."""
+        return {
+            "options": sorted(self.options),
+            "burned_in": str(self.burned_in),
+            "look": str(self.look),
+            "dates_moved_back_days": [1, MAX_SHIFT_DAYS] if self.modified_dates else None,
+        }
 
     def method_codes(self, pixels_cleaned: bool) -> Sequence:
         """The items of DeidentificationMethodCodeSequence: PS3.16 CID 7050."""
