@@ -12,6 +12,7 @@ LABELS ?=
 HOST ?=
 PARAMS ?=
 NAMESPACE ?=
+JOBS ?= 2
 ARGS ?=
 export HOUNSFIELD_GUARD_PYTHON ?= $(CURDIR)/$(GUARD)/bin/python
 
@@ -61,8 +62,8 @@ status: install ## What is serving, and with which weights
 	@$(VENV)/bin/hounsfield status
 
 .PHONY: test
-test: install ## Every test: unit, components, manifests, integration, end to end
-	$(VENV)/bin/python -m pytest $(ARGS)
+test: install ## Every test: unit, components, manifests, integration, end to end (JOBS=1: one after the other)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 .PHONY: lint
 lint: install ## ruff: rules and format

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -23,13 +24,14 @@ def main(python: str, out: Path) -> None:
     if not (TOOL / "bin" / "cyclonedx-py").exists():  # an environment of its own: its pins are none of ours
         subprocess.run([python, "-m", "venv", TOOL], check=True)
         subprocess.run([TOOL / "bin" / "pip", "install", "-q", "cyclonedx-bom==7.5.0"], check=True)
-    ours, guards = listed(ROOT / ".venv"), listed(ROOT / ".venv-guard")
+    ours, guards = Environment(ROOT / ".venv"), Environment(ROOT / ".venv-guard")
     held = {
-        "train": part(ours, closure(["hounsfield", *BESIDE, "rapidocr-onnxruntime"])),
-        "launch": part(ours, closure(lines("launch")) | {"hounsfield", *map(normal, BESIDE)}),
-        "serve": part(ours, closure(lines("serve")) | {"hounsfield"}),
-        "guard": guards + [item for item in part(ours, closure(lines("step"))) if item not in guards],
+        "train": ours.part(["hounsfield", *BESIDE, "rapidocr-onnxruntime"]),
+        "launch": ours.part(lines("images/launch.txt"), BESIDE),
+        "serve": ours.part(lines("images/serve.txt")),
+        "guard": guards.part(lines("guard-requirements.txt")),
     }
+    held["guard"] += [item for item in ours.part(lines("images/step.txt")) if item not in held["guard"]]
     out.mkdir(parents=True, exist_ok=True)
     for target, components in held.items():
         bom = {
@@ -43,42 +45,47 @@ def main(python: str, out: Path) -> None:
         print(f"{file}: {len(components)} packages")
 
 
-def listed(environment: Path) -> list[dict]:
-    """Every package of `environment` as a component, with its licence."""
-    tool = [TOOL / "bin" / "cyclonedx-py", "environment", "--output-reproducible", "--spec-version", "1.6"]
-    done = subprocess.run([*tool, environment / "bin" / "python"], check=True, capture_output=True, text=True)
-    return [item for item in json.loads(done.stdout)["components"] if item["name"] != "pip"]
+class Environment:
+    """A virtual environment's packages as components, each with its licence."""
 
-
-def part(components: list[dict], names: set[str]) -> list[dict]:
-    return [item for item in components if normal(item["name"]) in names]
-
-
-def lines(image: str) -> list[str]:
-    text = (ROOT / "images" / f"{image}.txt").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
-
-
-def closure(wanted: list[str]) -> set[str]:
-    """`wanted` and all that they need, by the metadata of this environment."""
-    found, open_ = set(), list(wanted)
-    while open_:
-        requirement = Requirement(open_.pop())
-        key = (normal(requirement.name), tuple(sorted(requirement.extras)))
-        if key in found:
-            continue
-        found.add(key)
-        try:
-            needs = [Requirement(text) for text in metadata.requires(requirement.name) or ()]
-        except metadata.PackageNotFoundError:
-            continue
-        open_ += [
-            str(Requirement(f"{need.name}[{','.join(need.extras)}]" if need.extras else need.name))
-            for need in needs
-            if need.marker is None
-            or any(need.marker.evaluate({"extra": extra}) for extra in (*requirement.extras, ""))
+    def __init__(self, folder: Path) -> None:
+        tool = [
+            TOOL / "bin" / "cyclonedx-py",
+            "environment",
+            "--output-reproducible",
+            "--spec-version",
+            "1.6",
         ]
-    return {name for name, _ in found}
+        done = subprocess.run([*tool, folder / "bin" / "python"], check=True, capture_output=True, text=True)
+        self._components = json.loads(done.stdout)["components"]
+        (site,) = folder.glob("lib/python*/site-packages")
+        found = metadata.distributions(path=[str(site)])
+        self._needs = {normal(package.name): package.requires or () for package in found}
+
+    def part(self, wanted: Sequence[str], beside: Sequence[str] = ()) -> list[dict]:
+        """The components of `wanted` with all that they need, of those `beside` them, and our own package."""
+        names = self._closure(wanted) | {"hounsfield", *map(normal, beside)}
+        return [item for item in self._components if normal(item["name"]) in names]
+
+    def _closure(self, wanted: Sequence[str]) -> set[str]:
+        found, open_ = set(), [Requirement(text) for text in wanted]
+        while open_:
+            one = open_.pop()
+            key = (normal(one.name), frozenset(one.extras))
+            if key not in found:
+                found.add(key)
+                needs = [Requirement(text) for text in self._needs.get(key[0], ())]
+                open_ += [need for need in needs if _is_needed(need, one.extras)]
+        return {name for name, _ in found}
+
+
+def _is_needed(need: Requirement, extras: set[str]) -> bool:
+    return need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in (*extras, ""))
+
+
+def lines(file: str) -> list[str]:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def normal(name: str) -> str:

@@ -3,6 +3,7 @@
 What builds and runs the images themselves is `make images`; see images/README.md for where that was seen.
 """
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -169,3 +170,15 @@ def test_what_an_image_runs_imports_with_its_packages_alone(name, modules):
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_list_of_an_image_is_what_its_packages_need_and_no_more():
+    """`make sbom`, but for the listing itself: the walk over needs, extras and markers included."""
+    spec = importlib.util.spec_from_file_location("sbom", ROOT / "images/sbom.py")
+    sbom = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sbom)
+    environment = sbom.Environment.__new__(sbom.Environment)  # without asking cyclonedx-py
+    needs = {"a": ["b[x]>1", 'c; extra == "y"'], "b": ['D_e; extra == "x"', "a"], "c": []}
+    names = ("A", "b", "c", "d.e", "hounsfield", "pytest")
+    environment._needs, environment._components = needs, [{"name": name} for name in names]
+    assert [item["name"] for item in environment.part(["a==1"])] == ["A", "b", "d.e", "hounsfield"]
