@@ -77,6 +77,16 @@ check: lint compile validate test ## What CI runs
 bench-serving: install ## Our predictor beside raw inference, stock KServe, MLServer and BentoML: about half an hour
 	@$(VENV)/bin/python -m bench.serving --peers $(ARGS)
 
+.PHONY: bench-deidentification
+bench-deidentification: install ## A million actions, pydicom's files and speed, ours beside four other tools: about an hour
+	@$(VENV)/bin/python -W ignore -m bench.deidentification --peers $(ARGS)
+
+.PHONY: bench-ingest
+bench-ingest: install ## Ingest and preprocess beside the decoder's limit and MONAI; 5,000 damaged files; memory to 50,000 files
+	@$(VENV)/bin/python -W ignore -m bench.ingest speed $(ARGS)
+	@$(VENV)/bin/python -W ignore -m bench.ingest.mutants
+	@$(VENV)/bin/python -W ignore -m bench.ingest memory
+
 .PHONY: fuzz
 fuzz: install ## Fuzz the request path and the DICOM path, 5 minutes each; ARGS='--seconds 3600'
 	@$(VENV)/bin/pip install -q -c constraints.txt -e '.[fuzz]'
@@ -115,7 +125,7 @@ $(CHECKOV)/.installed:
 .PHONY: validate
 validate: install $(CHECKOV)/.installed ## The manifests: schemas (CRDS=folder), pods against Pod Security, NSA/CISA and checkov
 	@rm -rf build/pods
-	@$(VENV)/bin/hounsfield manifests validate $(OVERLAYS) katib/experiment.yaml --crds $(CRDS) --pods build/pods
+	@$(VENV)/bin/hounsfield manifests validate $(OVERLAYS) manifests/cluster/admission katib/experiment.yaml --crds $(CRDS) --pods build/pods
 	@$(CHECKOV)/bin/checkov --config-file manifests/.checkov.yaml -d build/pods
 
 # Pin the base by digest: make images BASE=docker.io/library/debian:bookworm-slim@sha256:...

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hounsfield.audit import verification
@@ -82,7 +82,7 @@ def restore(store: str, folder: Path) -> str:
     name = found[-1].rpartition("/")[2].removesuffix(".json")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as half:
-        for target, digest in json.loads(filesystem.cat_file(found[-1])).items():
+        for target, digest in _listed(filesystem.cat_file(found[-1]), name).items():
             try:
                 content = filesystem.cat_file(f"{root}/objects/{digest}")
             except FileNotFoundError:
@@ -94,6 +94,23 @@ def restore(store: str, folder: Path) -> str:
             file.write_bytes(content)
         shutil.move(Path(half) / "whole", folder)
     return name
+
+
+def _listed(content: bytes, name: str) -> dict[str, str]:
+    """File -> digest, as the backup `name` lists them; AuditError for a list that `write` did not write."""
+    try:
+        listed = dict(json.loads(content))
+        whole = all(isinstance(digest, str) and _is_inside(target) for target, digest in listed.items())
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise AuditError(f"the list of the backup {name} is not what was written: restore the one before it")
+    return listed
+
+
+def _is_inside(target: str) -> bool:
+    path = PurePosixPath(target)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def drill(store: str, now: datetime, max_age_h: float = 30.0) -> Drill:

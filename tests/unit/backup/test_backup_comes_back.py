@@ -79,6 +79,16 @@ def test_an_altered_object_and_a_missing_one_are_found(home, tmp_path):
     assert not (tmp_path / "back").exists()  # nothing half-written
 
 
+@pytest.mark.parametrize("said", ['{"a": ', "[1]", '{"a": 1}', '{"../a": "0"}', '{"/etc/a": "0"}'])
+def test_a_list_that_is_damaged_or_leads_out_of_the_folder_is_one_sentence(home, tmp_path, said, capsys):
+    backup(home)
+    (listed,) = (tmp_path / "store/backups").iterdir()
+    listed.write_text(said)
+    assert main(["backup", "drill", "--from", str(tmp_path / "store")]) == 2
+    assert "is not what was written: restore the one before it" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("a"))
+
+
 def test_a_log_that_was_tampered_with_before_the_backup_is_found_by_the_drill(home, tmp_path):
     segment = min((home / "log/stable-1").glob("*.jsonl"))
     segment.write_bytes(segment.read_bytes().replace(b'"n": 1,', b'"n": 9,'))
