@@ -123,11 +123,12 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
 
     load_labels(Path(values["labels"]))  # wrong labels are said before anything is read
     fingerprint = source_fingerprint(values["source"], Path(values["labels"]))
+    if not {"HOUNSFIELD_DEID_KEY", "HOUNSFIELD_DEID_KEY_FILE"} & os.environ.keys():
+        os.environ["HOUNSFIELD_DEID_KEY_FILE"] = str(_sample_key(home, str(values["source"])))
     console.print("[bold]pipeline[/] (the same object that `make compile` writes for the Kubeflow dashboard)")
     digest = _source_digest()
     os.environ["HOUNSFIELD_TRAIN_IMAGE"] = f"hounsfield/train:source-{digest}"
     os.environ["HOUNSFIELD_GUARD_IMAGE"] = f"hounsfield/guard:source-{digest}"
-    os.environ.setdefault("HOUNSFIELD_DEID_KEY_FILE", str(_deid_key(home)))
     os.environ.setdefault("HOUNSFIELD_SIGNING_KEY_FILE", str(ensure_keys(home.keys)[0]))
     os.environ["GIT_PYTHON_REFRESH"] = "quiet"
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -263,12 +264,14 @@ def _data(arguments: argparse.Namespace, home: Home, console: Console) -> tuple[
     return arguments.data if remote else Path(arguments.data).resolve(), arguments.labels.resolve()
 
 
-def _deid_key(home: Home) -> Path:
-    """The key of this home's pseudonyms, made on first use and readable by its owner only."""
-    from hounsfield.dicom.deidentify import create_key
+def _sample_key(home: Home, source: str) -> Path:
+    """The key of the sample set's pseudonyms, made on first use; patients need one of yours: ConfigError."""
+    from hounsfield.data.sample import is_simulated
+    from hounsfield.dicom.deidentify import create_key, load_key
 
-    if not home.deid_key.exists():
-        create_key(home.deid_key)
+    if "://" in source or not is_simulated(Path(source)):
+        load_key(None)  # says which key is missing
+    create_key(home.deid_key)
     return home.deid_key
 
 

@@ -53,6 +53,18 @@ def test_empty_data_folder_is_named(base, tmp_path, capsys):
     assert "is empty" in refused(capsys, *base, "--data", str(empty), "--labels", str(labels))
 
 
+def test_data_of_patients_without_a_key_is_refused_before_it_is_read(base, tmp_path, capsys, monkeypatch):
+    for name in ("HOUNSFIELD_DEID_KEY", "HOUNSFIELD_DEID_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    labels, scans = tmp_path / "labels.csv", tmp_path / "scans"
+    labels.write_text("PatientID,label\n1,0\n")
+    scans.mkdir()
+    (scans / "a.dcm").write_bytes(b"a patient's")
+    said = refused(capsys, *base, "--data", str(scans), "--labels", str(labels))
+    assert "no de-identification key was given" in said
+    assert not (tmp_path / "home" / "deid.key").exists()
+
+
 def test_full_disk_is_named_with_what_is_needed(base, capsys, monkeypatch):
     monkeypatch.setattr(run.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 10**9))
     assert "0.9 GiB free" in refused(capsys, *base)

@@ -26,7 +26,8 @@ def load_key(path: Path | None) -> bytes:
     if path is None:
         raise ConfigError(
             "no de-identification key was given: name a file that holds at least 16 random bytes in "
-            f"{KEY_FILE_VARIABLE}, or the key itself in {KEY_VARIABLE}"
+            f"{KEY_FILE_VARIABLE}, or the key itself in {KEY_VARIABLE}; `openssl rand -hex 32` makes one, "
+            "to be kept as long as the data and as safe"
         )
     try:
         key = path.read_bytes().strip()
