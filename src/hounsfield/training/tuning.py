@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hounsfield.errors import TrainingError
-from hounsfield.progress import Reporter
+from hounsfield.progress import Reporter, parse
 from hounsfield.training.experiment import Experiment, Parameter, load_experiment
 from hounsfield.training.metric_lines import read_metrics
 from hounsfield.training.whole_file import write_whole
@@ -52,6 +52,7 @@ def tune(
     )
     stopping = plan.stopping()
     reporter, rows, failures = Reporter("tune", count), [], []
+    best = None
     for number in range(count):
         trial = study.ask()
         chosen = {parameter.name: _draw(trial, parameter) for parameter in plan.parameters}
@@ -59,7 +60,17 @@ def tune(
         threshold = stopping.threshold() if stopping else None
         values: list[float] = []
 
-        def hear(line: str, values: list[float] = values, threshold: float | None = threshold) -> None:
+        def hear(
+            line: str,
+            values: list[float] = values,
+            threshold: float | None = threshold,
+            number: int = number,
+            best: Mapping[str, Any] | None = best,
+        ) -> None:
+            if (progress := parse(line)) is not None:  # of the trial; the bar is that of the trials
+                note = progress_note(plan.metric, best)
+                reporter.update(number, f"{note}; this one {progress.done}/{progress.total} {progress.note}")
+                return
             print(line, flush=True)
             for value in read_metrics([line], [plan.metric], plan.filters)[plan.metric]:
                 values.append(value)

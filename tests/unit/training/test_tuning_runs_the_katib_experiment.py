@@ -272,6 +272,17 @@ def test_median_stop_ends_the_trial_that_katib_would(tmp_path):
     assert trials[3]["failure"] is None
 
 
+def test_one_bar_tells_of_the_trials_the_best_and_the_one_that_runs(tmp_path, capsys):
+    def run_trial(arguments, processes, on_line):
+        on_line("[progress] train 40/54 batches, epoch 3")
+        on_line("epoch=3 validation_auroc=0.75")
+
+    tune(EXPERIMENT, Path("t"), tmp_path, max_trials=2, run_trial=run_trial)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[progress]")]
+    assert said[0] == "[progress] tune 0/2 trials; this one 40/54 batches, epoch 3"
+    assert said[-1] == "[progress] tune 2/2 trials, best validation_auroc 0.7500"
+
+
 def test_median_stop_of_a_loss_is_turned_round():
     rule = MedianStop(maximize=False, min_trials_required=1, start_step=2)
     rule.ended([0.5, 0.3, 0.1])  # 0.4
