@@ -11,7 +11,7 @@ from hounsfield.cli.main import main
 from hounsfield.config import Home
 from hounsfield.laptop import outcomes
 from hounsfield.registry.registry import CHAMPION, Registry
-from hounsfield.rollout import manifest, repository
+from hounsfield.rollout import manifest, repository, seed
 from hounsfield.rollout.decide import METHOD
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.policy import Policy
@@ -35,7 +35,7 @@ POLICY = {
 def home(tmp_path):
     """Version 2 was promoted over version 1; 120 positive cases that both saw, of which it missed half."""
     home = Home.at(tmp_path / "home")
-    manifest.seed_tree(MANIFESTS, home.tree)
+    seed.seed_tree(MANIFESTS, home.tree)
     registry = Registry(home.mlflow_uri)
     for version, digest in (("1", OLD), ("2", NEW)):
         manifest.set_revision(

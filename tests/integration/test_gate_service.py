@@ -26,7 +26,7 @@ from hounsfield.errors import DataError, GuardError, PackageError, ServingError
 from hounsfield.laptop.tls import ensure_certificate
 from hounsfield.package.package import describe_files
 from hounsfield.package.sign import ensure_keys, sign_package
-from hounsfield.rollout import manifest, signed, validation_set
+from hounsfield.rollout import manifest, seed, signed, validation_set
 from hounsfield.rollout.admission import Admission
 from hounsfield.rollout.candidate import read_candidate
 from hounsfield.rollout.change_plan import load_change_plan
@@ -604,7 +604,7 @@ def test_the_command_for_a_cluster_has_the_canary_of_the_tree_judged_by_a_gatewa
 ):
     folder, url, tree = package(), serve("4"), tmp_path / "gitops"
     serve.servers[0].tokens, serve.servers[0].digest = ["the gate's"], folder.name
-    manifest.seed_tree(ROOT / "manifests", tree)
+    seed.seed_tree(ROOT / "manifests", tree)
     overlay = tree / "overlays" / "laptop"
     rules = {key: value for key, value in POLICY.as_dict().items() if value is not None}
     (overlay / "policy.yaml").write_text(

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from hounsfield.audit import log
-from hounsfield.rollout import manifest, repository
+from hounsfield.rollout import manifest, repository, seed
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.ledger import Ledger, replay_ledger
 from hounsfield.serving.metrics import LIVE, SHADOW, Metrics
@@ -108,7 +108,7 @@ def hospital():
 @pytest.fixture
 def controller(tmp_path, hospital):
     tree = tmp_path / "gitops"
-    manifest.seed_tree(ROOT / "manifests", tree)
+    seed.seed_tree(ROOT / "manifests", tree)
     (tmp_path / "policy.yaml").write_text(POLICY)
     running = []
 

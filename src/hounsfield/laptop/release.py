@@ -27,7 +27,7 @@ from hounsfield.laptop.processes import package_folder
 from hounsfield.laptop.tls import write_private
 from hounsfield.registry.registry import CHAMPION, Registry
 from hounsfield.rollout import admission as gate_record
-from hounsfield.rollout import approvals, manifest, repository
+from hounsfield.rollout import approvals, manifest, repository, seed
 from hounsfield.rollout.actuator import GitActuator, alone
 from hounsfield.rollout.change_plan import ChangePlan
 from hounsfield.rollout.controller import PROMOTED, Event, SystemClock, run_canary
@@ -60,7 +60,7 @@ def release(
     """
     candidate = _revision(registration["candidate"])
     registry = Registry(home.mlflow_uri)
-    manifest.seed_tree(stack.REPO / "manifests", home.tree)
+    seed.seed_tree(stack.REPO / "manifests", home.tree)
     champion = registry.by_alias(CHAMPION)
     if champion is None:
         raise RegistryError(

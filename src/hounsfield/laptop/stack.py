@@ -26,7 +26,7 @@ from hounsfield.laptop.render import OVERLAY, render, set_gateway_port, set_secu
 from hounsfield.laptop.supervisor import State, Supervisor
 from hounsfield.laptop.tls import Certificate, ensure_certificate
 from hounsfield.progress import Reporter
-from hounsfield.rollout import manifest, repository, signed
+from hounsfield.rollout import repository, seed, signed
 
 REPO = Path(__file__).resolve().parents[3]
 """The clone: the servers' working folder, and where `manifests/` and `serving/` are."""
@@ -181,7 +181,8 @@ def _guard_python(repo: Path, chosen: Path | None) -> Path:
 
 
 def _seed(home: Home, repo: Path, port: int | None) -> None:
-    manifest.seed_tree(repo / "manifests", home.tree)
+    if not seed.seed_tree(repo / "manifests", home.tree):
+        seed.take_over(repo / "manifests", home.tree)
     if port is not None:
         Ports(port)  # refuses a number that is no port before it is written
     if port is not None and set_gateway_port(home.tree, port):

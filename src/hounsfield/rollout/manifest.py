@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +22,6 @@ ROLLOUT_FILE = Path("overlays/laptop/rollout.yaml")
 
 NOBODY = First("x-hounsfield-site", ("nobody",))
 
-_SEEDED = ("README.md", "base", "overlays/laptop")
-_IDENTITY = {
-    "user.name": "Hounsfield rollout",
-    "user.email": "rollout@hounsfield.invalid",
-    "commit.gpgsign": "false",
-    "gc.auto": "0",  # nothing of git's goes on in the background
-}
-
 
 @dataclass(frozen=True)
 class Revision:
@@ -40,44 +30,6 @@ class Revision:
     storage_uri: str
     model_version: str
     package_digest: str
-
-
-def seed_tree(manifests: Path, tree: Path) -> bool:
-    """Make the repository at `tree` from the clone's `manifests`; False when it is there already, and then
-    untouched.
-
-    It appears by a rename, complete or not at all.
-    """
-    if (tree / ".git").is_dir():
-        return False
-    if tree.exists() and any(tree.iterdir()):
-        raise RolloutError(
-            f"the folder {tree} is neither empty nor a git repository; move it away to have it seeded"
-        )
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".seed-", dir=tree.parent))
-    try:
-        for name in _SEEDED:
-            source, target = manifests / name, draft / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target)
-            elif source.is_file():
-                shutil.copyfile(source, target)
-        if not (draft / ROLLOUT_FILE).is_file():
-            raise RolloutError(
-                f"{manifests} has no {ROLLOUT_FILE}; it is not the manifests folder of the clone"
-            )
-        repository.git(draft, "init", "--quiet", "--initial-branch=main")
-        for key, value in _IDENTITY.items():
-            repository.git(draft, "config", key, value)
-        repository.commit(draft, "Seed the tree from the laptop overlay", {})
-        if tree.exists():
-            tree.rmdir()
-        draft.replace(tree)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return True
 
 
 def weights(tree: Path, file: Path = ROLLOUT_FILE) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hounsfield.cli.main import main
-from hounsfield.rollout import approvals, decide, manifest, repository, signed
+from hounsfield.rollout import approvals, decide, manifest, repository, seed, signed
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.ledger import Ledger
 from hounsfield.rollout.policy import Policy
@@ -43,7 +43,7 @@ def home(tmp_path):
             observation=found.as_dict(),
         )  # fmt: skip
     tree = tmp_path / "gitops"
-    manifest.seed_tree(Path(__file__).parents[3] / "manifests", tree)
+    seed.seed_tree(Path(__file__).parents[3] / "manifests", tree)
     manifest.set_weights(tree, 95, 5)
     repository.commit(tree, "Canary at 5 %", {"ledger": head})
     return tmp_path

@@ -8,7 +8,7 @@ from hounsfield.config import Home
 from hounsfield.errors import RolloutError
 from hounsfield.laptop.admitted import admission, check_admitted, read_rules
 from hounsfield.laptop.processes import GATE_KEY
-from hounsfield.rollout import manifest, repository, signed
+from hounsfield.rollout import manifest, repository, seed, signed
 from hounsfield.rollout.ledger import Ledger
 from tests.passes import entry
 
@@ -19,7 +19,7 @@ STABLE, CANARY = "a" * 64, "b" * 64
 @pytest.fixture
 def home(tmp_path):
     home = Home.at(tmp_path)
-    manifest.seed_tree(MANIFESTS, home.tree)
+    seed.seed_tree(MANIFESTS, home.tree)
     for role, digest in (("stable", STABLE), ("canary", CANARY)):
         revision = {"storage_uri": "file:///x", "model_version": "1", "package_digest": digest}
         manifest.set_revision(home.tree, role, **revision)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hounsfield.errors import RolloutError
-from hounsfield.rollout import manifest, repository
+from hounsfield.rollout import manifest, repository, seed
 from hounsfield.rollout.actuator import GitActuator
 from hounsfield.rollout.evidence import Snapshot
 from hounsfield.rollout.ledger import Ledger
@@ -48,7 +48,7 @@ class Cluster(World):
 @pytest.fixture
 def tree(tmp_path):
     tree, upstream = tmp_path / "gitops", tmp_path / "upstream.git"
-    manifest.seed_tree(MANIFESTS, tree)
+    seed.seed_tree(MANIFESTS, tree)
     for role, version, digest in (("stable", "1", OLD), ("canary", "2", NEW)):
         manifest.set_revision(
             tree, role, storage_uri=f"s3://{digest}", model_version=version, package_digest=digest

@@ -8,7 +8,7 @@ import pytest
 from hounsfield.audit.chain import canonical
 from hounsfield.audit.segments import Writer, now_text
 from hounsfield.errors import LabelError, RolloutError
-from hounsfield.rollout import champion, manifest, outcomes, repository
+from hounsfield.rollout import champion, manifest, outcomes, repository, seed
 from hounsfield.rollout.decide import METHOD
 from hounsfield.rollout.evidence import Observation
 from hounsfield.rollout.labels import read_csv
@@ -222,7 +222,7 @@ def test_labels_of_a_sound_champion_leave_it_where_it_is(hospital):
 
 def test_labels_take_a_champion_back_that_misses_more_than_its_margin(hospital, tmp_path):
     tree = tmp_path / "gitops"
-    manifest.seed_tree(MANIFESTS, tree)
+    seed.seed_tree(MANIFESTS, tree)
     for digest, version in ((OLD, "1"), (NEW, "2")):
         manifest.set_revision(
             tree, "stable", storage_uri=f"file:///{digest}", model_version=version, package_digest=digest

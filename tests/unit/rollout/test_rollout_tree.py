@@ -1,4 +1,4 @@
-"""The git tree of a rollout: seeded once, edited in one file, each change a commit with its evidence."""
+"""The git tree of a rollout: edited in one file, each change a commit with its evidence."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hounsfield.errors import RolloutError
-from hounsfield.rollout import manifest, recovery, repository
+from hounsfield.rollout import manifest, recovery, repository, seed
 from hounsfield.rollout.actuator import GitActuator, SomeoneElseError, alone
 from hounsfield.rollout.policy import First
 
@@ -18,7 +18,7 @@ MANIFESTS = Path(__file__).parents[3] / "manifests"
 @pytest.fixture
 def tree(tmp_path):
     tree = tmp_path / "gitops"
-    assert manifest.seed_tree(MANIFESTS, tree)
+    assert seed.seed_tree(MANIFESTS, tree)
     return tree
 
 
@@ -32,36 +32,6 @@ def by_hand(tree, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-
-
-def test_a_seeded_tree_is_clean_and_holds_the_laptop_overlay_only(tree):
-    assert not repository.dirty(tree)
-    assert git(tree, "rev-list", "--count", "HEAD") == "1"
-    assert [path.name for path in (tree / "overlays").iterdir()] == ["laptop"]
-    assert manifest.weights(tree) == (100, 0)
-
-
-def test_seeding_again_changes_nothing(tree):
-    manifest.set_weights(tree, 75, 25)
-    before = repository.commit(tree, "A step", {})
-    assert not manifest.seed_tree(MANIFESTS, tree)
-    assert repository.head(tree) == before
-    assert manifest.weights(tree) == (75, 25)
-
-
-def test_a_folder_of_someone_else_is_not_seeded_over(tmp_path):
-    (tmp_path / "gitops").mkdir()
-    (tmp_path / "gitops" / "notes.txt").write_text("mine")
-    with pytest.raises(RolloutError, match="neither empty nor a git repository"):
-        manifest.seed_tree(MANIFESTS, tmp_path / "gitops")
-    assert (tmp_path / "gitops" / "notes.txt").read_text() == "mine"
-
-
-def test_a_folder_that_is_no_manifests_folder_leaves_nothing(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(RolloutError, match="it is not the manifests folder"):
-        manifest.seed_tree(tmp_path / "empty", tmp_path / "gitops")
-    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_setting_weights_changes_two_lines_and_keeps_the_comments(tree):
