@@ -23,10 +23,11 @@ def fit_baseline(tensors: Path, out: Path, seed: int = 7) -> None:
     Without class weights, so that its logit speaks of the prevalence in the training split. Raises
     TrainingError when a split has one class only.
     """
-    network = build_network(ARCHITECTURE, seed)
+    splits = {split: load_split(tensors, split) for split in ("train", "validation")}
+    shape = splits["train"][0].shape[1:]
+    network = build_network(ARCHITECTURE, seed, spatial_dims=len(shape) - 1)
     features, labels = {}, {}
-    for split in ("train", "validation"):
-        images, table = load_split(tensors, split)
+    for split, (images, table) in splits.items():
         labels[split] = table["label"].to_numpy(dtype=int)
         if len(np.unique(labels[split])) < 2:
             raise TrainingError(f"the {split} split has one class only; both classes are needed")
@@ -52,7 +53,8 @@ def fit_baseline(tensors: Path, out: Path, seed: int = 7) -> None:
     }
     record = {
         "architecture": ARCHITECTURE,
-        "size_px": images.shape[-1],
+        "spatial_dims": len(shape) - 1,
+        "size_px": shape[-1],
         "seed": seed,
         "epochs": 1,
         "params": {"C": regression.C},

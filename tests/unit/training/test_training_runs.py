@@ -156,12 +156,24 @@ def test_training_stops_when_patience_is_spent_and_keeps_the_best_epoch(tensors,
     assert len(record["history"]) < 9
 
 
-def test_volumes_are_trained_on_by_their_contract(make_tensors, tmp_path):
+@pytest.fixture
+def volumes(make_tensors):
+    """Tensors of 32 equal planes each."""
     tensors = make_tensors(counts=(8, 8, 8))
     images = np.load(tensors / "shard-00000.npy")
     np.save(tensors / "shard-00000.npy", np.repeat(images[:, :, None], 32, axis=2))
     ImageContract(size_px=32, depth_px=32).save(tensors)
-    fit(tensors, tmp_path / "model", dataclasses.replace(QUICK, epochs=1))
+    return tensors
+
+
+def test_the_baseline_of_volumes_pools_them_in_three_directions(volumes, tmp_path):
+    fit_baseline(volumes, tmp_path / "baseline")
+    _, embedding = load_network(tmp_path / "baseline")(torch.rand(2, 1, 32, 32, 32))
+    assert embedding.shape == (2, 8**3 + 2)
+
+
+def test_volumes_are_trained_on_by_their_contract(volumes, tmp_path):
+    fit(volumes, tmp_path / "model", dataclasses.replace(QUICK, epochs=1))
     assert record_of(tmp_path / "model")["spatial_dims"] == 3
     logit, embedding = load_network(tmp_path / "model")(torch.rand(2, 1, 32, 32, 32))
     assert logit.shape == (2,)
