@@ -96,8 +96,8 @@ def test_who_may_reach_whom_is_the_table(rendered, peers):
     listened = {flow for flow in true if flow[2] in served_by[flow[1]]}
     assert listened - said == set()
     assert said - true == set()
-    # Nobody is reached who is in no row, and nobody from outside reaches anything of ours. The stores of steps and
-    # jobs may be anywhere in the namespace kubeflow, which is Katib's too.
+    # Nobody is reached who is in no row, and nobody from outside reaches anything of ours. The stores may be
+    # anywhere in the namespace kubeflow, which is Katib's too.
     assert {target for _, target, _ in true} - {"katib controller"} <= {target for _, target, _ in said}
     assert not {flow for flow in true if flow[0] in ("internet", "stranger", "other pod")} - {
         ("other pod", "dns", 53)

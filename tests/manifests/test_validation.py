@@ -11,6 +11,7 @@ import yaml
 
 from hounsfield.cli.main import main
 from hounsfield.errors import ConfigError
+from hounsfield.laptop.render import render
 from hounsfield.manifests.hardening import findings
 from hounsfield.manifests.pods import pods
 from hounsfield.manifests.schemas import Schemas
@@ -53,6 +54,8 @@ def test_every_object_of_every_overlay_is_valid(rendered, violations, experiment
     }
     assert wrong == {}
     assert violations(experiment) == []
+    for item in render(ROOT / "manifests/cluster/admission"):  # an administrator's, in no overlay
+        assert violations(item) == []
 
 
 def test_a_typo_planted_in_each_kind_is_found(rendered, violations, experiment):
