@@ -23,8 +23,10 @@ from typing import Any
 from rich.console import Console
 
 from hounsfield.cli.console import StepOutput
+from hounsfield.cli.rollout_lines import rollout_lines
 from hounsfield.config import MODEL_NAME, Home
 from hounsfield.errors import DataError, HounsfieldError, LabelError, PlatformError
+from hounsfield.rollout.controller import SHADOWED
 
 REPO = Path(__file__).resolve().parents[1]
 MIN_FREE_BYTES = 2 * 1024**3
@@ -55,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace, home: Home, console: Console) -> int:
-    """Do it all; return the exit status: 0 promoted or champion already, 3 refused by gate or canary."""
+    """Do it all; return the exit status: 0 promoted, champion already, or through a shadow that is all the
+    policy asks for; 3 refused by gate or canary."""
     from hounsfield.laptop import stack
     from hounsfield.laptop.release import release
     from hounsfield.report.run import write_report
@@ -95,7 +98,7 @@ def run(arguments: argparse.Namespace, home: Home, console: Console) -> int:
             artifacts["validation_set"],
             port=arguments.port,
             say=lambda line: console.print(f"  {line}"),
-            on_event=lambda event: console.print(f"  {event.weight:3d} %  {event.message}", soft_wrap=True),
+            on_event=rollout_lines(lambda line: console.print(f"  {line}", soft_wrap=True)),
         )
     record = {
         "artifacts": {name: str(path) for name, path in artifacts.items()},
@@ -109,7 +112,8 @@ def run(arguments: argparse.Namespace, home: Home, console: Console) -> int:
     _write_json(home.root / "run.json", record)
     write_report(record, home.report)
     console.print(summary(record))
-    return 0 if record["promoted"] else NOT_PROMOTED
+    is_through = record["promoted"] or (record["rollout"] or {}).get("outcome") == SHADOWED
+    return 0 if is_through else NOT_PROMOTED
 
 
 def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[str, Path]:

@@ -41,10 +41,11 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from hounsfield.cli.rollout_lines import rollout_lines
     from hounsfield.rollout.actuator import GitActuator, alone
     from hounsfield.rollout.admission import Admission
     from hounsfield.rollout.change_plan import load_change_plan
-    from hounsfield.rollout.controller import PROMOTED, SHADOWED, Event, SystemClock
+    from hounsfield.rollout.controller import PROMOTED, SHADOWED, SystemClock
     from hounsfield.rollout.ledger import Ledger
     from hounsfield.rollout.notify import Notifier
     from hounsfield.rollout.pairs import Pairs, WithPairs
@@ -52,9 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from hounsfield.rollout.prometheus import PrometheusProvider
     from hounsfield.rollout.release import release
 
-    def say(event: Event) -> None:
-        print(f"{event.weight:3d} %  {event.message}", flush=True)
-
+    say = rollout_lines(lambda line: print(line, flush=True))
     tree = arguments.tree
     policy = load_policy(policy_file(tree, arguments.overlay))
     plan = load_change_plan(tree / "base" / "rollout" / "change-plan.yaml")
