@@ -170,6 +170,15 @@ def test_ledger_verifies_and_an_edit_is_found(road, tmp_path):
     assert hounsfield(home, "audit", "verify", str(edited), check=False).returncode == 1
 
 
+def test_a_record_cut_off_the_rollouts_end_is_found(road, tmp_path):
+    shutil.copytree(road.home / "gitops", tmp_path / "gitops")
+    whole = (road.home / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "ledger.jsonl").write_bytes(b"".join(whole))
+    assert "it holds them all" in hounsfield(tmp_path, "rollout", "verify").stdout
+    (tmp_path / "ledger.jsonl").write_bytes(b"".join(whole[:-1]))
+    assert hounsfield(tmp_path, "rollout", "verify", check=False).returncode == 1
+
+
 def test_report_needs_no_other_file(road):
     report = (road.home / "report.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", report)

@@ -27,6 +27,8 @@ from hounsfield.config import Home
 from hounsfield.errors import HounsfieldError
 
 INTERRUPTED = 130
+CUT_SHORT = 141
+"""As a shell tells of a program that SIGPIPE ended: 128 and 13."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,13 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train(given[1:]) or 0
     arguments = _parser().parse_args(given)
     try:
-        return arguments.handler(arguments) or 0
+        status = arguments.handler(arguments) or 0
+        sys.stdout.flush()
+        return status
     except HounsfieldError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # what reads our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_SHORT
 
 
 def _home(arguments: argparse.Namespace) -> Home:

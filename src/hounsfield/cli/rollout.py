@@ -30,7 +30,7 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
         "verify",
         _verify,
         "find an edited, dropped, added or moved record of the ledger, also off its end",
-        "hounsfield rollout verify",
+        "hounsfield rollout verify --head 547f2ea9...",
     )
     replay = command(
         commands,
@@ -38,6 +38,9 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
         _replay,
         "work every verdict out again from the ledger's observations, and compare to the bit",
         "hounsfield rollout replay ledger.jsonl",
+    )
+    verify.add_argument(
+        "--head", metavar="HASH", help="a head that verify printed before: it must be held still"
     )
     for parser in (verify, replay):
         parser.add_argument("ledger", type=Path, nargs="?", help="default: the ledger of the home folder")
@@ -66,7 +69,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     from hounsfield.rollout import repository
 
     ledger, tree = _ledger(arguments), Home.at(arguments.home).tree
-    head = log.verify(ledger.path)
+    head = log.verify(ledger.path, arguments.head)
     print(f"{ledger.path}: {head.count} records, the chain holds; its head is {head.hash}")
     if arguments.ledger is None and (tree / ".git").is_dir():
         anchors = repository.ledger_anchors(tree)

@@ -232,8 +232,12 @@ def _set(
         model_version=revision.model_version,
         package_digest=revision.package_digest,
     )
-    evidence = {"role": role, "package_digest": revision.package_digest, "verdict": verdict}
-    repository.commit(home.tree, message, evidence)
+    _commit(home, message, role=role, package_digest=revision.package_digest, verdict=verdict)
+
+
+def _commit(home: Home, message: str, **evidence: Any) -> None:
+    """Commit the tree; the ledger's head in it shows when records are cut off the end of a rollout."""
+    repository.commit(home.tree, message, {**evidence, "ledger": Ledger(home.ledger).head()})
 
 
 def _serve_champion(home: Home, champion: Revision) -> None:
@@ -253,7 +257,7 @@ def _serve_candidate(home: Home, candidate: Revision) -> None:
 def _withdraw(home: Home, why: str) -> None:
     if manifest.weights(home.tree) != (100, 0):
         manifest.set_weights(home.tree, 100, 0)
-        repository.commit(home.tree, f"Canary at 0 %: {why}", {})
+        _commit(home, f"Canary at 0 %: {why}")
     _set(home, "canary", NOTHING, f"Remove the canary: {why}")
     stack.apply(home)
 
@@ -278,7 +282,7 @@ def _finish_promotion(
     stack.apply(home)
     if manifest.weights(home.tree) != (100, 0):
         manifest.set_weights(home.tree, 100, 0)
-        repository.commit(home.tree, f"Stable (version {version}) takes the traffic back", {})
+        _commit(home, f"Stable (version {version}) takes the traffic back")
         stack.apply(home)
     _set(home, "canary", NOTHING, "Remove the canary: it is stable now")
     stack.apply(home)

@@ -58,7 +58,7 @@ def judge(ledger: Ledger, champion: str, at: float) -> Late | None:
 
 def is_done(tree: Path, late: Late) -> bool:
     """Whether a commit has carried the rollback out; if the champion serves, a person has put it back."""
-    return late.record in repository.ledger_anchors(tree)
+    return repository.has_rolled_back(tree, late.record)
 
 
 def take_back(tree: Path, late: Late, file: Path = ROLLOUT_FILE) -> Revision:

@@ -65,6 +65,10 @@ class Ledger:
         """Append one record and return the hash of the log's new head, once it is on the disk."""
         return log.append(self.path, {"kind": kind, "at": at, **fields}).hash
 
+    def head(self) -> str:
+        """The hash of the last record, zeros before the first, for a commit to name; raises as `records`."""
+        return log.verify(self.path).hash
+
     def records(self) -> Iterator[dict[str, Any]]:
         """All records in order; raises AuditError when the log was tampered with."""
         for entry in log.read(self.path):
@@ -132,7 +136,7 @@ class Ledger:
 
     def check_anchors(self, anchors: Sequence[str]) -> None:
         """Raises ChainError when a record that a commit names is missing, such as one cut off the end."""
-        held = {record["hash"] for record in self.records()}
+        held = {START.hash, *(record["hash"] for record in self.records())}
         missing = [anchor for anchor in anchors if anchor not in held]
         if missing:
             raise ChainError(

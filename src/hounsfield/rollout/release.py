@@ -43,11 +43,13 @@ def release(
     else:
         result = run_canary(policy, provider, actuator, ledger, clock, on_event, admission=admission)
     if result.outcome == PROMOTED:
-        _hand_over(provider, actuator, clock, takeover_timeout_s)
+        _hand_over(provider, actuator, ledger, clock, takeover_timeout_s)
     return result
 
 
-def _hand_over(provider: MetricsProvider, actuator: GitActuator, clock: Clock, timeout_s: float) -> None:
+def _hand_over(
+    provider: MetricsProvider, actuator: GitActuator, ledger: Ledger, clock: Clock, timeout_s: float
+) -> None:
     version = actuator.make_stable()
     if actuator.weights() == (100, 0):
         return
@@ -59,7 +61,9 @@ def _hand_over(provider: MetricsProvider, actuator: GitActuator, clock: Clock, t
                 "traffic; see why, then run this again"
             )
         clock.sleep(POLL_S)
-    actuator.set_weights(100, 0, {"role": "stable", "model_version": version})
+    # The ledger's head: records that are cut off the rollout's end show.
+    evidence = {"role": "stable", "model_version": version, "ledger": ledger.head()}
+    actuator.set_weights(100, 0, evidence)
 
 
 def _serves(provider: MetricsProvider, now: float, version: str) -> bool:

@@ -43,6 +43,14 @@ def ledger_anchors(tree: Path) -> list[str]:
     return [evidence["ledger"] for evidence in _history(tree) if "ledger" in evidence]
 
 
+def has_rolled_back(tree: Path, record: str) -> bool:
+    """Whether a commit carried out the ROLLBACK that the ledger's record of that hash holds."""
+    return any(
+        evidence.get("ledger") == record and (evidence.get("verdict") or {}).get("decision") == "ROLLBACK"
+        for evidence in _history(tree)
+    )
+
+
 def former_champions(tree: Path) -> set[str]:
     """Digests of the packages that a release has made stable, by the evidence of the tree's commits."""
     return {evidence["package_digest"] for evidence in _history(tree) if evidence.get("role") == "stable"}

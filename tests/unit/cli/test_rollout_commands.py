@@ -1,6 +1,9 @@
 """`hounsfield rollout`: the ledger is verified against the tree, replayed, shown and added to."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,25 @@ def test_a_ledger_that_was_tampered_with_is_found(home, capsys, how):
     assert code == 1
     assert "error:" in said
     assert "ledger.jsonl" in said
+
+
+def test_a_head_that_was_kept_elsewhere_finds_what_was_cut_off_since(home, capsys):
+    ledger = Ledger(home / "ledger.jsonl")
+    whole, kept = ledger.path.read_bytes(), ledger.record("outcomes", 9.0)
+    assert run(home, capsys, "verify", "--head", kept)[0] == 0
+    ledger.path.write_bytes(whole)
+    assert run(home, capsys, "verify")[0] == 0
+    code, said = run(home, capsys, "verify", "--head", kept)
+    assert (code, f"no record has the hash {kept[:12]}" in said) == (1, True)
+
+
+def test_a_reader_that_has_had_enough_is_no_error(home):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "hounsfield.cli.main", "--home", str(home), "rollout", "verify"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_forged_verdict_in_a_chain_that_holds_is_found(home, capsys, tmp_path):

@@ -79,6 +79,8 @@ def test_the_package_is_stable_before_the_canary_lets_go(tree):
         "Canary at 0 %, stable at 100 %",
     ]
     assert manifest.revision(tree, "stable").package_digest == NEW
+    # The last commit names the rollout's last record, so that it cannot be cut off unseen.
+    assert repository.evidence_of(tree)["ledger"] == Ledger(tree.parent / "ledger.jsonl").head()
 
 
 def test_stable_that_does_not_come_up_leaves_the_canary_its_traffic_and_the_next_run_goes_on(tree):
