@@ -37,7 +37,7 @@ def most_processes(batch_size: int, wanted: int, cores: int) -> int:
     """How many processes share the parts of a batch evenly, at most `cores`; raises as `count_parts` does.
 
     Parts that one process takes one after the other cost it: on two cores two processes of one thread each
-    train 1.4 times as fast as one process of two threads, which have too little to do with half a batch.
+    train 1.25 times as fast as one process of two threads, which have too little to do with half a batch.
     """
     parts = count_parts(batch_size, wanted, 1)
     return max(number for number in range(1, cores + 1) if parts % number == 0)
