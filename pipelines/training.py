@@ -112,9 +112,8 @@ def training(
         reference_profile=reference_profile,
         shards=dsl.Collected(part.outputs["images"]),
     )
-    tensors = preprocess(size_px=size_px, workers=workers, dataset=ingested.outputs["dataset"]).outputs[
-        "tensors"
-    ]
+    preprocessed = preprocess(size_px=size_px, workers=workers, dataset=ingested.outputs["dataset"])
+    tensors = preprocessed.outputs["tensors"]
     tuned = tune(
         experiment=experiment,
         trials=tune_trials,
@@ -178,6 +177,10 @@ def training(
         baseline_package=packaged.outputs["baseline_package"],
     )
     registered.after(explained)  # what cannot be explained is not registered
+    # Said here, because a namespace's LimitRange would give each step its default, 1 CPU and 1 GiB.
+    for task in (part, ingested, preprocessed, tuned, evaluated, watched, packaged, explained, registered):
+        task.set_cpu_request("500m").set_cpu_limit("2").set_memory_request("2Gi").set_memory_limit("8Gi")
+    trained.set_cpu_request("2").set_cpu_limit("4").set_memory_request("4Gi").set_memory_limit("16Gi")
     return Outputs(
         dataset=ingested.outputs["dataset"],
         validation_set=ingested.outputs["validation_set"],
