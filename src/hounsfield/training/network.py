@@ -59,11 +59,16 @@ class PixelStatistics(nn.Module):
 
     def statistics(self, image: torch.Tensor) -> torch.Tensor:
         """`image` (N, 1, [D,] S, S) -> (N, 66 or 514), not standardised. The spread divides by the count."""
-        pool = nn.functional.adaptive_avg_pool2d if image.ndim == 4 else nn.functional.adaptive_avg_pool3d
+        pool = nn.functional.adaptive_avg_pool2d
+        cells = pool(image.flatten(1, -3), self.GRID)
+        if (
+            image.ndim == 5
+        ):  # then along the planes: the exporter to ONNX knows no pooling in three directions
+            cells = pool(cells.flatten(2).unsqueeze(1), (self.GRID, self.GRID**2))
         flat = image.flatten(1)
         mean = flat.mean(dim=1, keepdim=True)
         spread = ((flat - mean) ** 2).mean(dim=1, keepdim=True).sqrt()
-        return torch.cat([pool(image, self.GRID).flatten(1), mean, spread], dim=1)
+        return torch.cat([cells.flatten(1), mean, spread], dim=1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return (self.statistics(image) - self.shift) / self.scale

@@ -71,6 +71,13 @@ def test_pixel_statistics_are_cell_means_then_mean_and_spread():
     assert statistics[65] == pytest.approx(np.sqrt(4 / 256 * 252 / 256))
 
 
+def test_pixel_statistics_of_a_volume_are_pooled_in_three_directions():
+    volume = torch.rand(2, 1, 20, 32, 24)
+    statistics = build_network("pixel-statistics", 0, spatial_dims=3).body.statistics(volume)
+    pooled = torch.nn.functional.adaptive_avg_pool3d(volume, 8).flatten(1)
+    assert torch.allclose(statistics[:, :512], pooled, atol=1e-6)
+
+
 def test_saved_network_answers_the_same(tmp_path):
     network = build_network("efficientnet-b0", seed=7)
     network.train()(torch.rand(4, 1, 32, 32))  # moves the running statistics, which must be kept too
