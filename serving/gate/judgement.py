@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hounsfield.drift import packaged
-from hounsfield.drift.detectors import MIN_BATCH
+from hounsfield.drift.detectors import MIN_BATCH, NAMES
 from hounsfield.drift.rows import Rows
 from hounsfield.errors import ConfigError, DataError, GuardError, PackageError, ServingError
 from hounsfield.rollout import admission, validation_set
@@ -143,4 +143,5 @@ class Judgement:
             answers.probability[rows].astype(np.float32),
             {name: tuple(values[rows].tolist()) for name, values in self.frozen.groups.items()},
         )
-        return tuple(Drift(name, result.p_value) for name, result in detectors.test(window).items())
+        found = detectors.test(window, level=self._question.policy.drift_alpha / len(NAMES))
+        return tuple(Drift(name, result.p_value) for name, result in found.items())

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,30 @@ def test_a_batch_of_the_same_kind_is_no_drift_and_a_moved_one_is(fitted, tmp_pat
     assert moved["score"] > same["score"]
     assert moved["n_batch"] == 40
     assert command.score(fitted[0], tmp_path / "same.npy", GUARD_PYTHON) == same
+
+
+def test_a_p_value_is_never_zero_and_as_fine_as_what_it_is_held_against(fitted, tmp_path):
+    np.save(tmp_path / "same.npy", embeddings(40))
+    np.save(tmp_path / "moved.npy", embeddings(40, shift=2.0))
+    program = (
+        "import sys, numpy as np\n"
+        "from hounsfield.drift.detectors import Detectors\n"
+        "from pathlib import Path\n"
+        "detectors = Detectors.load(Path(sys.argv[1]))\n"
+        "for name, level in (('moved', None), ('moved', 0.0002), ('same', 0.0002)):\n"
+        "    print(detectors.test_embedding(np.load(f'{sys.argv[2]}/{name}.npy'), level).p_value)\n"
+    )
+    done = subprocess.run(
+        [GUARD_PYTHON, "-W", "ignore", "-c", program, fitted[0], tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )
+    moved, finer, same = map(float, done.stdout.split())
+    # No permutation of 500, and none of 9,999, is as far apart as the window is.
+    assert (moved, finer) == (1 / 501, 1 / 10000)
+    assert same > 0.05
 
 
 def test_embeddings_of_another_model_are_refused(fitted, tmp_path):

@@ -118,14 +118,14 @@ def _read_sites(name: str, rows: list[list[str]], header: list[str], key_column:
             continue
         if not _SITE.fullmatch(site):
             raise LabelError(
-                f"{name} row {number}: the site is not a code such as north-2, of at most 32 letters, digits, "
-                "dots, hyphens and underscores"
+                f"{name} row {number}: the site is not a code such as north-2, of at most 32 letters, "
+                "digits, dots, hyphens and underscores"
             )
         if sites.setdefault(row[key_at].strip(), site) != site:
             raise LabelError(f"{name} row {number}: a second site for one {key_column}; keep one")
     if len(set(sites.values())) > _MOST_SITES:
         raise LabelError(
-            f"{name}: {len(set(sites.values()))} sites, and results are told apart for at most {_MOST_SITES}; "
-            "group them"
+            f"{name}: {len(set(sites.values()))} sites, and results are told apart for at most "
+            f"{_MOST_SITES}; group them"
         )
     return sites

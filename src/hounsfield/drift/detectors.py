@@ -1,7 +1,9 @@
 """The detectors of one model, alibi-detect's: what changed, the pictures, the patients or the answers?
 
   embedding   MMDDrift: maximum mean discrepancy (Gretton et al., JMLR 13, 2012) with a permutation p-value
-              and a Gaussian kernel whose width is the median distance of the reference.
+              and a Gaussian kernel whose width is the median distance of the reference. The p-value counts
+              the window itself as one of the permutations, so that it is never 0 (Phipson and Smyth, Stat.
+              Appl. Genet. Mol. Biol. 9, 2010).
   projection  KSDrift (Kolmogorov-Smirnov) on the embedding along PROJECTIONS random directions, less what the
               score foretells of it: more positives alone leave that as it was, another look of the pictures
               does not. The directions are drawn from the seed: fitted ones would find drift in any new image.
@@ -40,6 +42,8 @@ QUESTIONS = 3
 PROJECTIONS = 8
 SUMMARY_FILE = "drift.json"
 PERMUTATIONS = 500
+MOST_PERMUTATIONS = 9999
+"""Where a p-value has to be told from a level below 1 in 500: the smallest is then 1 in 10,000."""
 MIN_BATCH = 5
 LEAST_OF_A_GROUP = 10
 """Groups with fewer images in the reference are one, `OTHER`: chi-square is poor at small counts."""
@@ -154,13 +158,14 @@ class Detectors:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def test(self, window: Rows) -> dict[str, Result]:
+    def test(self, window: Rows, level: float | None = None) -> dict[str, Result]:
         """Each detector's answer for `window`; the same window gives the same answers.
 
-        `fields` is absent where fewer than MIN_BATCH images have them. Raises GuardError for embeddings of
+        `level` is what the p-values will be held against, the detectors' own threshold unless given. `fields`
+        is absent where fewer than MIN_BATCH images have them. Raises GuardError for embeddings of
         another size.
         """
-        found = {EMBEDDING: self.test_embedding(window.embedding)}
+        found = {EMBEDDING: self.test_embedding(window.embedding, level)}
         if PROJECTION in self._detectors:
             foretold = np.array(self.summary["foretold"])
             surprise = _surprise(window, self.summary["seed"], foretold)
@@ -174,17 +179,34 @@ class Detectors:
         found[SCORE] = _result(data, float(data["distance"][0]), float(data["p_val"][0]))
         return found
 
-    def test_embedding(self, embedding: np.ndarray) -> Result:
-        """The embedding detector's answer for float32 (N, E)."""
+    def test_embedding(self, embedding: np.ndarray, level: float | None = None) -> Result:
+        """The embedding detector's answer for float32 (N, E).
+
+        When no permutation reaches the window's distance, and more of them could show that it is beyond
+        `level`, they are drawn: a p-value that stops early is larger, so the level is kept (Besag and
+        Clifford, Biometrika 78, 1991).
+        """
         size = self.summary["embedding_size"]
         if embedding.shape[1] != size:
             raise GuardError(
                 f"the batch has embeddings of {embedding.shape[1]} values, the detector of {size}; "
                 "is it of this model?"
             )
+        found = self._test_permuted(embedding, PERMUTATIONS)
+        least = 1 / (PERMUTATIONS + 1)
+        if level is not None and level < least and found.p_value <= least:
+            found = self._test_permuted(embedding, MOST_PERMUTATIONS)
+        return found
+
+    def _test_permuted(self, embedding: np.ndarray, permutations: int) -> Result:
+        detector = self._detectors[EMBEDDING]
+        detector._detector.n_permutations = permutations  # alibi-detect has no other way to change it
         seed_permutations(self.summary["seed"])
-        data = self._detectors[EMBEDDING].predict(embedding)["data"]
-        return _result(data, float(data["distance"]), float(data["p_val"]))
+        data = detector.predict(embedding)["data"]
+        reached = round(float(data["p_val"]) * permutations)
+        p_value = (reached + 1) / (permutations + 1)
+        found = _result(data, float(data["distance"]), p_value)
+        return replace(found, is_drift=p_value <= found.threshold)
 
     def _test_fields(self, fields: Mapping[str, tuple[str, ...]]) -> Result:
         missing = sorted(self._groups.keys() - fields.keys())

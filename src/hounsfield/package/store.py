@@ -69,7 +69,8 @@ def _publish_remotely(package: Package, store_uri: str) -> str:
 def attribution_stability(package: Package, published: str) -> dict[str, Any] | None:
     """`explain.checks.stability` of `package` against the package at the URI `published`.
 
-    None where either was not asked to explain the phantoms. Raises PackageError when the store cannot be read.
+    None where either was not asked to explain the phantoms. Raises PackageError when the store cannot be
+    read.
     """
     import fsspec
 

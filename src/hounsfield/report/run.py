@@ -14,8 +14,8 @@ from hounsfield.report.tuning import tuning_section
 def write_report(record: dict[str, Any], target: Path) -> Path:
     """Write the report of the run that `record` tells of, atomically.
 
-    `record` holds `artifacts` (the paths of the training pipeline's outputs), `registration`, `gate`, `rollout`
-    (None when the run ended before it), `endpoints`, `started_at`, `finished_at` and `git_commit`.
+    `record` holds `artifacts` (the paths of the training pipeline's outputs), `registration`, `gate`,
+    `rollout` (None when the run ended before it), `endpoints`, `started_at`, `finished_at` and `git_commit`.
     """
     artifacts = {name: Path(path) for name, path in record["artifacts"].items()}
     training = read_json(artifacts["model"] / "training.json")
