@@ -63,7 +63,7 @@ status: install ## What is serving, and with which weights
 
 .PHONY: test
 test: install ## Every test: unit, components, manifests, integration, end to end (JOBS=1: one after the other)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: install ## ruff: rules and format

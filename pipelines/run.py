@@ -137,6 +137,8 @@ def run_pipeline(home: Home, console: Console, values: dict[str, Any]) -> dict[s
     os.environ["GIT_PYTHON_REFRESH"] = "quiet"
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="You may be attemping to run a task", category=RuntimeWarning)
+    # What a step asks of a cluster is no limit here.
+    warnings.filterwarnings("ignore", message=r"Task '.*': settings \[", category=UserWarning)
     from kfp import local
 
     from pipelines.training import training
