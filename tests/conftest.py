@@ -1,4 +1,6 @@
-"""How `make test` shares the tests among its processes (pytest-xdist)."""
+"""Of every test: how they are shared among processes (pytest-xdist), and what they hand on to theirs."""
+
+import signal
 
 import pytest
 
@@ -10,6 +12,12 @@ def together(nodeid: str) -> str:
     """Tests of the same value are run by one process, one after the other."""
     file = nodeid.split("::", 1)[0]
     return next((folder for folder in TOGETHER if file.startswith(f"tests/{folder}/")), file)
+
+
+def pytest_configure():
+    # A shell's background job ignores SIGINT, and so would what a test starts and then interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,7 +8,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from hounsfield.data.shard import read_shard
 from hounsfield.data.sources import open_source
 from hounsfield.dicom.quarantine import Reason
 from hounsfield.errors import ConfigError, DataError
+from tests.integration import seaweed
 
 RULES = Rules(b"a key for the tests only")
 SECRET = "the-secret-of-the-source"
@@ -137,26 +137,14 @@ def assert_holds_no_secret(folder, capfd):
 def bucket_server(tmp_path_factory, sample):
     """(port, files by key): the sample in the bucket `scans` below `day one/`."""
     folder = tmp_path_factory.mktemp("s3")
-    identity = {
-        "name": "reader",
-        "credentials": [{"accessKey": "AKIATEST", "secretKey": SECRET}],
-        "actions": ["Admin"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-    arguments = [f"-{name}.port={port}" for name, port in ports.items()]
-    arguments += [f"-{name}.port.grpc={free_port()}" for name in ports]
-    weed = Path(sys.executable).parent / "weed"
+    command, endpoint = seaweed.command(
+        folder, "AKIATEST", SECRET, "-master.volumeSizeLimitMB=64", "-volume.max=20"
+    )
     with (folder / "log").open("wb") as log:
-        arguments += [f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=20"]
-        process = subprocess.Popen(
-            [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", *arguments],
-            stdout=log,
-            stderr=log,
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        wait_for(f"http://127.0.0.1:{ports['s3']}", process, folder / "log")
-        yield ports["s3"]
+        wait_for(endpoint, process, folder / "log")
+        yield int(endpoint.rsplit(":", 1)[1])
     finally:
         process.kill()
         process.wait()

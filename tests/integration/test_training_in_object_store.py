@@ -1,9 +1,6 @@
 """Tensors, checkpoints and model in a bucket: a real S3 server (SeaweedFS)."""
 
-import json
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -19,6 +16,7 @@ from hounsfield.training.fit import fit
 from hounsfield.training.loop import Loop
 from hounsfield.training.main import main
 from hounsfield.training.params import TrainingParams
+from tests.integration import seaweed
 
 KEY, SECRET = "AKIATEST", "the-secret-of-the-bucket"
 PARAMS = TrainingParams(epochs=2, batch_size=8, learning_rate=1e-3)
@@ -40,18 +38,8 @@ def bucket(tmp_path, monkeypatch):
     """s3://training on a server of its own; the AWS variables of this process point to it."""
     folder = tmp_path / "server"
     folder.mkdir()
-    may = [{"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}]
-    (folder / "s3.json").write_text(json.dumps({"identities": may}))
-    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-    arguments = [f"-{name}.port={port}" for name, port in ports.items()]
-    arguments += [f"-{name}.port.grpc={free_port()}" for name in ports]
-    arguments += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
-    server = subprocess.Popen(
-        [Path(sys.executable).parent / "weed", "server", "-s3", *arguments, "-master.volumeSizeLimitMB=1024"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    command, endpoint = seaweed.command(folder, KEY, SECRET, "-master.volumeSizeLimitMB=1024")
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for name, value in {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -69,12 +57,6 @@ def bucket(tmp_path, monkeypatch):
         s3fs.S3FileSystem.clear_instance_cache()
         server.kill()
         server.wait()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(endpoint, server):
