@@ -16,6 +16,9 @@ _FULL = {
     errno.EFBIG: "the file is larger than the limit of this process",
 }
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "could not create a primitive")
+"""PyTorch's words, by who could not get it: its allocator, the same on another system, oneDNN."""
+
 
 @contextlib.contextmanager
 def as_sentences(batch_size: int, shape: tuple[int, ...]) -> Iterator[None]:
@@ -25,7 +28,7 @@ def as_sentences(batch_size: int, shape: tuple[int, ...]) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(batch_size, shape) from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+        if any(words in str(error) for words in _NO_MEMORY):
             raise _out_of_memory(batch_size, shape) from error
         raise
     except OSError as error:
