@@ -1,8 +1,9 @@
 """Choosing a package's engine by measurement, on the machine that packages it.
 
-Each candidate runs the validation images one by one. It may be chosen if all it says is finite and its AUROC
-is within MAX_AUROC_CHANGE of fp32's; of those the fastest is, at batch 1 and one thread. ONNX Runtime fp32
-wins ties: it runs everywhere.
+Each candidate runs the validation images one by one. It may be chosen if all it says is finite, its AUROC is
+within MAX_AUROC_CHANGE of fp32's, and its logits and embeddings are within MAX_CHANGE of fp32's: a rank that
+is kept says nothing of the calibration and the drift detectors, which were fitted on those. Of these the
+fastest is chosen, at batch 1 and one thread. ONNX Runtime fp32 wins ties: it runs everywhere.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_AUROC_CHANGE = 0.005
+MAX_CHANGE = 0.25
+"""Root mean square over the spread of fp32's. Networks that learnt something move by 0.19 at most (bf16 and
+INT8); one whose answers differ by less than its arithmetic resolves, by 4 and more.
+"""
 TIE = 1.05
 """As much slower than the fastest as ONNX Runtime fp32 may be and still be chosen."""
 JUDGED_IMAGES = 2048
@@ -46,7 +51,8 @@ class Measured:
     """One candidate. `refused` says why it may not be chosen; empty if it may. AUROCs are 0 to 1.
 
     latency_s: median of one image on one thread. speedup: PyTorch eager's median over it, 0 if it never ran.
-    probability_change: the largest over the images. embedding_change: root mean square, over fp32's spread.
+    probability_change: the largest over the images. logit_change, embedding_change: root mean square, over
+    fp32's spread.
     """
 
     choice: EngineChoice
@@ -55,6 +61,7 @@ class Measured:
     auroc: float | None = None
     auroc_change: float | None = None
     probability_change: float | None = None
+    logit_change: float | None = None
     embedding_change: float | None = None
     refused: str = ""
 
@@ -145,12 +152,12 @@ def judge(
 ) -> Measured:
     """Compare `answer`, logits (N,) and embeddings (N, E), with `expected`, fp32's, on images of `labels`."""
     (logit, embedding), (fp32_logit, fp32_embedding) = answer, expected
-    spread = float(np.sqrt(np.mean(fp32_embedding.var(axis=0)))) or 1.0
     changes = {
         "probability_change": float(
             np.abs(calibrate(logit, temperature) - calibrate(fp32_logit, temperature)).max()
         ),
-        "embedding_change": float(np.sqrt(np.mean((embedding - fp32_embedding) ** 2))) / spread,
+        "logit_change": _change(logit, fp32_logit),
+        "embedding_change": _change(embedding, fp32_embedding),
     }
     if len(np.unique(labels)) < 2:
         refused = "" if choice.precision == "fp32" else "no AUROC: the validation images are of one class"
@@ -161,7 +168,17 @@ def judge(
     change = auroc - float(roc_auc_score(labels, fp32_logit))
     # Both ways: an AUROC that rises as much shows a network that is another one just as well.
     refused = f"AUROC moves by {change:+.4f}" if abs(change) > MAX_AUROC_CHANGE else ""
+    for name in ("logit", "embedding"):
+        moved = changes[f"{name}_change"]
+        if not refused and moved > MAX_CHANGE:
+            refused = f"{name}s move by {moved:.2f} of their spread"
     return Measured(choice, auroc=auroc, auroc_change=change, **changes, refused=refused)
+
+
+def _change(values: np.ndarray, fp32: np.ndarray) -> float:
+    """Root mean square of the change of (N,) or (N, E) over the spread along N."""
+    moved = float(np.sqrt(np.mean((values - fp32) ** 2)))
+    return moved / (float(np.sqrt(np.mean(fp32.var(axis=0)))) or 1.0)
 
 
 def choose(measured: Sequence[Measured]) -> Measured:
@@ -212,6 +229,7 @@ def _record(chosen: Measured, measured: Sequence[Measured], eager_s: float, imag
         "auroc_change": chosen.auroc_change,
         "images": images,
         "max_auroc_change": MAX_AUROC_CHANGE,
+        "max_change": MAX_CHANGE,
         "pytorch_eager_ms": round(1e3 * eager_s, 3),
         "candidates": [
             {
@@ -221,6 +239,7 @@ def _record(chosen: Measured, measured: Sequence[Measured], eager_s: float, imag
                 "auroc": each.auroc,
                 "auroc_change": each.auroc_change,
                 "probability_change": each.probability_change,
+                "logit_change": each.logit_change,
                 "embedding_change": each.embedding_change,
                 "refused": each.refused,
             }

@@ -112,6 +112,21 @@ def test_int8_that_loses_auroc_is_refused_with_the_number():
     assert judge(ORT_INT8, fp32, fp32, labels, 1.0).refused == ""
 
 
+def test_answers_that_keep_their_rank_but_move_are_refused():
+    labels = np.array([0, 0, 1, 1])
+    logit = np.array([-2, -1, 1, 2], dtype=np.float32)
+    embedding = np.array([[-1, 0], [1, 0], [-1, 0], [1, 0]], dtype=np.float32)
+    # The logits' spread is sqrt(10 / 4) = 1.5811, the embeddings' sqrt((1 + 0) / 2) = 0.7071.
+    moved = judge(ORT_INT8, (logit + 0.5, embedding), (logit, embedding), labels, 1.0)
+    assert moved.refused == "logits move by 0.32 of their spread"
+    assert (moved.auroc_change, moved.embedding_change) == (0, 0)
+    assert moved.logit_change == pytest.approx(0.5 / 1.5811, rel=1e-4)
+    moved = judge(ORT_INT8, (logit, embedding + np.array([0, 0.3])), (logit, embedding), labels, 1.0)
+    assert moved.refused == "embeddings move by 0.30 of their spread"  # sqrt(0.09 / 2) / 0.7071
+    within = judge(ORT_INT8, (logit + 0.3, embedding + np.array([0, 0.2])), (logit, embedding), labels, 1.0)
+    assert within.refused == ""
+
+
 def test_without_both_classes_only_fp32_can_be_judged():
     answer = np.array([1.0, 2.0], dtype=np.float32), np.ones((2, 2), dtype=np.float32)
     assert "one class" in judge(ORT_INT8, answer, answer, np.array([1, 1]), 1.0).refused

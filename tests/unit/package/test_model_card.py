@@ -48,6 +48,7 @@ ENGINE = {
     "auroc_change": 0.0,
     "images": 220,
     "max_auroc_change": 0.005,
+    "max_change": 0.25,
     "pytorch_eager_ms": 12.0,
     "candidates": [INT8],
     "machine": {"cpu": "a CPU", "features": "avx2"},
