@@ -26,7 +26,6 @@ from hounsfield.cli.console import StepOutput
 from hounsfield.cli.rollout_lines import rollout_lines
 from hounsfield.config import MODEL_NAME, Home
 from hounsfield.errors import DataError, HounsfieldError, LabelError, PlatformError
-from hounsfield.rollout.controller import SHADOWED
 
 REPO = Path(__file__).resolve().parents[1]
 MIN_FREE_BYTES = 2 * 1024**3
@@ -63,6 +62,7 @@ def run(arguments: argparse.Namespace, home: Home, console: Console) -> int:
     from hounsfield.laptop.release import release
     from hounsfield.report.run import write_report
     from hounsfield.report.table import summary
+    from hounsfield.rollout.controller import SHADOWED
 
     started_at = _now()
     _check_disk(home)

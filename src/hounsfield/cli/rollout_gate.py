@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hounsfield.rollout.ledger import Ledger
 
 REFUSED = 3
-NOTHING = "none"
 
 
 def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -51,13 +50,12 @@ def add_commands(commands, command: Callable[..., argparse.ArgumentParser]) -> N
 def _gate(arguments: argparse.Namespace) -> int:
     from hounsfield.rollout import manifest
     from hounsfield.rollout.admission import KIND, Admission
-    from hounsfield.rollout.change_plan import load_change_plan
     from hounsfield.rollout.ledger import Ledger
-    from hounsfield.rollout.policy import load_policy, policy_file
+    from hounsfield.rollout.manifest import NOTHING
+    from hounsfield.rollout.rules import read_rules
 
-    tree, file = arguments.tree, Path("overlays") / arguments.overlay / "rollout.yaml"
-    policy = load_policy(policy_file(tree, arguments.overlay))
-    plan = load_change_plan(tree / "base" / "rollout" / "change-plan.yaml")
+    tree, file = arguments.tree, manifest.rollout_file(arguments.overlay)
+    policy, plan = read_rules(tree, arguments.overlay)
     canary, stable = (manifest.revision(tree, role, file) for role in ("canary", "stable"))
     if canary.package_digest == NOTHING:
         raise RolloutError(f"{file} names no canary: commit the candidate's package there first")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from hounsfield.rollout.controller import Event
+if TYPE_CHECKING:
+    from hounsfield.rollout.controller import Event
 
 
 def rollout_lines(write: Callable[[str], None]) -> Callable[[Event], None]:

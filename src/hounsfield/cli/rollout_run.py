@@ -44,24 +44,23 @@ def _run(arguments: argparse.Namespace) -> int:
     from hounsfield.cli.rollout_lines import rollout_lines
     from hounsfield.rollout.actuator import GitActuator, alone
     from hounsfield.rollout.admission import Admission
-    from hounsfield.rollout.change_plan import load_change_plan
     from hounsfield.rollout.controller import PROMOTED, SHADOWED, SystemClock
     from hounsfield.rollout.ledger import Ledger
+    from hounsfield.rollout.manifest import rollout_file
     from hounsfield.rollout.notify import Notifier
     from hounsfield.rollout.pairs import Pairs, WithPairs
-    from hounsfield.rollout.policy import load_policy, policy_file
     from hounsfield.rollout.prometheus import PrometheusProvider
     from hounsfield.rollout.release import release
+    from hounsfield.rollout.rules import read_rules
 
     say = rollout_lines(lambda line: print(line, flush=True))
     tree = arguments.tree
-    policy = load_policy(policy_file(tree, arguments.overlay))
-    plan = load_change_plan(tree / "base" / "rollout" / "change-plan.yaml")
+    policy, plan = read_rules(tree, arguments.overlay)
     selectors = {"stable": arguments.stable, "canary": arguments.canary}
     # Two scrapes of the usual 30 s may be missed before a pod counts as gone.
     provider = PrometheusProvider(arguments.prometheus, selectors, max_age_s=90.0)
     with alone(tree):
-        actuator = GitActuator(tree, file=Path("overlays") / arguments.overlay / "rollout.yaml")
+        actuator = GitActuator(tree, file=rollout_file(arguments.overlay))
         if any(guardrail.name == "agreement" for guardrail in policy.guardrails):
             if arguments.logs is None:
                 raise RolloutError("the policy guards agreement, which is in the inference logs: add --logs")

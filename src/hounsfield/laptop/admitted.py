@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from hounsfield.config import Home
 from hounsfield.errors import RolloutError
-from hounsfield.laptop.processes import GATE_KEY, NOTHING
-from hounsfield.rollout import manifest, repository, signed
+from hounsfield.laptop.processes import GATE_KEY
+from hounsfield.rollout import manifest, repository, rules, signed
 from hounsfield.rollout.admission import Admission
-from hounsfield.rollout.change_plan import ChangePlan, load_change_plan
+from hounsfield.rollout.change_plan import ChangePlan
 from hounsfield.rollout.ledger import Ledger
-from hounsfield.rollout.policy import Policy, load_policy, policy_file
+from hounsfield.rollout.manifest import NOTHING
+from hounsfield.rollout.policy import Policy
 
 
 def read_rules(home: Home) -> tuple[Policy, ChangePlan]:
     """The policy of the laptop's overlay, and the change plan of the tree."""
-    plan = load_change_plan(home.tree / "base" / "rollout" / "change-plan.yaml")
-    return load_policy(policy_file(home.tree, "laptop")), plan
+    return rules.read_rules(home.tree, "laptop")
 
 
 def admission(home: Home, policy: Policy, plan: ChangePlan) -> Admission:

@@ -12,6 +12,7 @@ from hounsfield.errors import PlatformError, RolloutError
 from hounsfield.laptop import containers
 from hounsfield.laptop.ports import HOST, ROLES, Ports
 from hounsfield.laptop.strict import SCHEDULING, name_of, one, only, refuse
+from hounsfield.rollout.manifest import NOTHING
 
 MODE = "serving.kserve.io/deploymentMode"
 ROLE = "hounsfield.dev/revision"
@@ -36,9 +37,6 @@ GATE_KEY_FOLDER, GATE_KEY = "/etc/hounsfield/gate", "gate.key"
 
 GATE_COMPONENT = "serving.gate.Gate.Gate"
 DRIFT_WORKER = "hounsfield.drift.watch"
-
-NOTHING = "none"
-"""The storageUri of a revision that serves nothing."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from hounsfield.rollout.policy import Policy
 from hounsfield.rollout.scrape import ScrapeProvider
 from hounsfield.rollout.timeline import timeline
 
-NOTHING = Revision(storage_uri="none", model_version="0", package_digest="none")
+NOTHING = Revision(manifest.NOTHING, model_version="0", package_digest=manifest.NOTHING)
 
 
 def release(

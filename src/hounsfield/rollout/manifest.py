@@ -18,14 +18,24 @@ from hounsfield.rollout import recovery, repository
 from hounsfield.rollout.evidence import REVISIONS
 from hounsfield.rollout.policy import First
 
-ROLLOUT_FILE = Path("overlays/laptop/rollout.yaml")
+NOTHING = "none"
+"""The `storage_uri` and the `package_digest` of a revision that serves nothing."""
+
 
 NOBODY = First("x-hounsfield-site", ("nobody",))
 
 
+def rollout_file(overlay: str) -> Path:
+    """The file of an overlay, from the tree's root."""
+    return Path("overlays") / overlay / "rollout.yaml"
+
+
+ROLLOUT_FILE = rollout_file("laptop")
+
+
 @dataclass(frozen=True)
 class Revision:
-    """What one InferenceService serves; `storage_uri` is `none` for nothing."""
+    """What one InferenceService serves; `storage_uri` is NOTHING for nothing."""
 
     storage_uri: str
     model_version: str
