@@ -36,9 +36,9 @@ MAX_FILE_BYTES = 256 * 2**20
 _PLAIN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian})
 _NATIVE = _PLAIN | {ExplicitVRBigEndian}
 
-_PIXEL_DATA, _PADDING = BaseTag(0x7FE00010), BaseTag(0xFFFCFFFC)
-# PS3.5 7.1: tag, VR and length of PixelData.
-_EXPLICIT_HEAD, _IMPLICIT_HEAD = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
+PIXEL_DATA, _PADDING = BaseTag(0x7FE00010), BaseTag(0xFFFCFFFC)
+# PS3.5 7.1: tag (group, element), VR and two bytes of 0 where it is explicit, and length of PixelData.
+EXPLICIT_HEAD, IMPLICIT_HEAD = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
 
 # pydicom warns of a malformed element twice, as a warning and in its log, and quotes the value.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -185,13 +185,13 @@ def _read_plain(data: bytes) -> Dataset | None:
     if at == len(data):
         return dataset
     implicit, little = dataset.original_encoding
-    head = _IMPLICIT_HEAD if implicit else _EXPLICIT_HEAD
+    head = IMPLICIT_HEAD if implicit else EXPLICIT_HEAD
     start = at + head.size
     if not little or start > len(data):
         return None
     group, element, *vr, length = head.unpack_from(data, at)
     end = start + length
-    if (group << 16 | element) != _PIXEL_DATA or length == 0 or end > len(data):
+    if (group << 16 | element) != PIXEL_DATA or length == 0 or end > len(data):
         return None
     if not implicit and vr not in ([b"OB", 0], [b"OW", 0]):
         return None
@@ -201,8 +201,8 @@ def _read_plain(data: bytes) -> Dataset | None:
         return None
     name = None if implicit else vr[0].decode()
     pixels = memoryview(data)[start:end]
-    dataset[_PIXEL_DATA] = RawDataElement(
-        _PIXEL_DATA, name, length, pixels, start, is_implicit_VR=bool(implicit), is_little_endian=True
+    dataset[PIXEL_DATA] = RawDataElement(
+        PIXEL_DATA, name, length, pixels, start, is_implicit_VR=bool(implicit), is_little_endian=True
     )
     dataset.update(rest)
     return dataset

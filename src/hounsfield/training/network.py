@@ -61,9 +61,8 @@ class PixelStatistics(nn.Module):
         """`image` (N, 1, [D,] S, S) -> (N, 66 or 514), not standardised. The spread divides by the count."""
         pool = nn.functional.adaptive_avg_pool2d
         cells = pool(image.flatten(1, -3), self.GRID)
-        if (
-            image.ndim == 5
-        ):  # then along the planes: the exporter to ONNX knows no pooling in three directions
+        if image.ndim == 5:
+            # Then along the planes: the exporter to ONNX knows no pooling in three directions.
             cells = pool(cells.flatten(2).unsqueeze(1), (self.GRID, self.GRID**2))
         flat = image.flatten(1)
         mean = flat.mean(dim=1, keepdim=True)
