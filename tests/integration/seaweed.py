@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import requests
 
 from tests.integration.predictor_process import free_ports
 
 
-def command(folder: Path, access_key: str, secret_key: str, *flags: str) -> tuple[list[str], str]:
-    """The command of a server that keeps its data in `folder` and lets this one key in, and its address."""
+@contextlib.contextmanager
+def running(folder: Path, access_key: str, secret_key: str, *flags: str) -> Iterator[int]:
+    """The port of a server that keeps its data in `folder` and lets this one key in."""
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
     identity = {"name": "tests", "credentials": credentials, "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -21,4 +28,23 @@ def command(folder: Path, access_key: str, secret_key: str, *flags: str) -> tupl
     words += [f"-{name}={port}" for name, port in ports.items()]
     # Else two at once meet at these ports, and each tells its maker that it runs.
     words += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    return [*words, *flags], f"http://127.0.0.1:{ports['s3.port']}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*words, *flags], stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{ports['s3.port']}", process, folder / "log")
+        yield ports["s3.port"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> requests.Response:
+    """What is answered at `url`, once anything is; a process that ended shows its log."""
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        try:
+            return requests.get(url, timeout=5)
+        except requests.ConnectionError:
+            time.sleep(0.1)
+    raise AssertionError(log.read_text()[-2000:])

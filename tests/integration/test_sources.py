@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +24,7 @@ from hounsfield.data.sources import open_source
 from hounsfield.dicom.quarantine import Reason
 from hounsfield.errors import ConfigError, DataError
 from tests.integration import seaweed
+from tests.integration.seaweed import wait_for
 
 RULES = Rules(b"a key for the tests only")
 SECRET = "the-secret-of-the-source"
@@ -36,17 +36,6 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def wait_for(url, process, log):
-    for _ in range(300):
-        if process.poll() is not None:
-            break
-        try:
-            return requests.get(url, timeout=5)
-        except requests.ConnectionError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text()[-2000:])
 
 
 class Cutter:
@@ -136,18 +125,9 @@ def assert_holds_no_secret(folder, capfd):
 @pytest.fixture(scope="module")
 def bucket_server(tmp_path_factory, sample):
     """(port, files by key): the sample in the bucket `scans` below `day one/`."""
-    folder = tmp_path_factory.mktemp("s3")
-    command, endpoint = seaweed.command(
-        folder, "AKIATEST", SECRET, "-master.volumeSizeLimitMB=64", "-volume.max=20"
-    )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        wait_for(endpoint, process, folder / "log")
-        yield int(endpoint.rsplit(":", 1)[1])
-    finally:
-        process.kill()
-        process.wait()
+    flags = ("-master.volumeSizeLimitMB=64", "-volume.max=20")
+    with seaweed.running(tmp_path_factory.mktemp("s3"), "AKIATEST", SECRET, *flags) as port:
+        yield port
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """Tensors, checkpoints and model in a bucket: a real S3 server (SeaweedFS)."""
 
-import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -38,39 +35,21 @@ def bucket(tmp_path, monkeypatch):
     """s3://training on a server of its own; the AWS variables of this process point to it."""
     folder = tmp_path / "server"
     folder.mkdir()
-    command, endpoint = seaweed.command(folder, KEY, SECRET, "-master.volumeSizeLimitMB=1024")
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    try:
-        wait_for(endpoint, server)
-        s3fs.S3FileSystem().mkdir("training")
-        yield "s3://training"
-    finally:
+    with seaweed.running(folder, KEY, SECRET, "-master.volumeSizeLimitMB=1024") as port:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        server.kill()
-        server.wait()
-
-
-def wait_for(endpoint, server):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None
         try:
-            urllib.request.urlopen(f"{endpoint}/status", timeout=1)  # noqa: S310
-            return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise TimeoutError(endpoint)
+            s3fs.S3FileSystem().mkdir("training")
+            yield "s3://training"
+        finally:
+            s3fs.S3FileSystem.clear_instance_cache()
 
 
 def write_tensors(folder):
