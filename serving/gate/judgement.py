@@ -15,8 +15,9 @@ from hounsfield.drift import packaged
 from hounsfield.drift.detectors import MIN_BATCH, NAMES
 from hounsfield.drift.rows import Rows
 from hounsfield.errors import ConfigError, DataError, GuardError, PackageError, ServingError
+from hounsfield.explain.checks import stability
 from hounsfield.rollout import admission, validation_set
-from hounsfield.rollout.candidate import read_candidate
+from hounsfield.rollout.candidate import ATTRIBUTIONS, read_candidate
 from hounsfield.rollout.change_plan import ChangePlan
 from hounsfield.rollout.gate import Drift, GateVerdict, Paperwork, judge, not_answered
 from hounsfield.rollout.gate_policy import GatePolicy
@@ -122,11 +123,31 @@ class Judgement:
             return dataclasses.replace(
                 found, signature=str(error), no_drift="the package is not to be trusted"
             )
-        found = dataclasses.replace(found, plan=question.plan.breaches(package))
+        found = dataclasses.replace(found, plan=question.plan.breaches(package), **self._stability())
         try:
             return dataclasses.replace(found, drift=self._drift())
         except (GuardError, DataError) as error:
             return dataclasses.replace(found, no_drift=str(error))
+
+    def _stability(self) -> dict[str, Any]:
+        """Of the attributions against those of the champion, whose package lies beside the candidate's."""
+        if self._champion is None:
+            return {}
+        (digest,) = self._champion.digests
+        folder = self._question.package_dir
+        try:
+            read_candidate(folder.parent / digest, digest, self._verify_key)
+            ours, theirs = (
+                np.load(each / ATTRIBUTIONS, allow_pickle=False) for each in (folder, folder.parent / digest)
+            )
+        except (PackageError, ConfigError) as error:
+            return {"no_stability": f"the champion's package: {error}"}
+        except (OSError, ValueError):
+            return {"no_stability": f"one of the two packages has no {ATTRIBUTIONS}"}
+        agreed = stability(ours, theirs)
+        if agreed is None:
+            return {"no_stability": "the two attribute to different regions, or one to none"}
+        return {"stability": agreed["value"]}
 
     def _drift(self) -> tuple[Drift, ...]:
         """By the package's own detectors, on one image a patient: they suppose independent images."""

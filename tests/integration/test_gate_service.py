@@ -15,6 +15,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import requests
@@ -297,7 +298,7 @@ def keys(tmp_path_factory):
 def package(tmp_path, keys):
     """Writes and signs a package that says `changes`, and gives its folder; it has no detectors."""
 
-    def write(**changes):
+    def write(attributions=None, **changes):
         folder = tmp_path / "draft"
         folder.mkdir()
         lineage = {"intended_use": INTENDED_USE, "hyperparameters": {"epochs": 12, "seed": 7}}
@@ -307,6 +308,8 @@ def package(tmp_path, keys):
         profile = {"images": 400, "patients": 90, "fields": {"age_years": age, "modality": modality}}
         for name, content in (("model", model), ("profile", profile), ("contract", {"size_px": 96})):
             (folder / f"{name}.json").write_text(json.dumps(content))
+        if attributions is not None:
+            np.save(folder / "attributions.npy", np.array(attributions, dtype=np.float32))
         manifest = json.dumps({"files": describe_files(folder)}).encode()
         (folder / "manifest.json").write_bytes(manifest)
         folder = folder.rename(tmp_path / hashlib.sha256(manifest).hexdigest())
@@ -455,6 +458,28 @@ def test_a_package_without_detectors_holds_unless_the_policy_says_otherwise(ask)
     judged = ask(policy=dataclasses.replace(POLICY, drift_when_unassessable="hold"))
     assert not judged.passed
     assert "drift of the inputs is UNASSESSABLE" in judged.reasons[0]
+
+
+def test_a_candidate_that_looks_elsewhere_than_the_champion_fails_where_the_policy_asks(ask, serve, package):
+    champion = package([[[1, 2], [3, 4]]], size="of the champion")
+    policy = dataclasses.replace(POLICY, min_attribution_stability=0.5)
+    url = serve("3", digest=champion.name)
+    # Ranks 1 2 4 3 beside 1 2 3 4: Spearman's 1 - 6 * (1 + 1) / (4 * 15) = 0.8; and turned round -1.
+    near = ask(champion=url, folder=package([[[1, 2], [4, 3]]]), policy=policy)
+    assert near.passed, near.reasons
+    assert near.verdict["numbers"]["attribution_stability"] == pytest.approx(0.8)
+    far = ask(champion=url, folder=(opposite := package([[[4, 3], [2, 1]]])), policy=policy)
+    assert far.reasons == ("attribution stability -1.000 is below the bound of 0.5",)
+    unasked = ask(champion=url, folder=opposite)
+    assert unasked.passed
+    assert unasked.verdict["numbers"]["attribution_stability"] == pytest.approx(-1)
+    bare = ask(champion=url, folder=package(), policy=policy)
+    assert bare.reasons == (
+        "attribution stability is UNASSESSABLE: one of the two packages has no attributions.npy",
+    )
+    (champion / "attributions.npy").write_bytes(b"other")
+    spoilt = ask(champion=url, folder=opposite, policy=policy)
+    assert "UNASSESSABLE: the champion's package: model package" in spoilt.reasons[0]
 
 
 def post(gate, call, body):

@@ -17,7 +17,7 @@ from typing import Any
 
 from hounsfield.errors import ConfigError, PackageError
 
-MANIFEST, SIGNATURE = "manifest.json", "model.sig"
+MANIFEST, SIGNATURE, ATTRIBUTIONS = "manifest.json", "model.sig", "attributions.npy"
 _PAYLOAD_TYPE = b"application/vnd.in-toto+json"
 
 

@@ -51,7 +51,8 @@ class Paperwork:
     """What was found beside the answers. `signature` and `plan` are None where they hold, else sentences.
 
     `version` and `digest` are of the model that was to be judged. `drift` is empty where the inputs could not
-    be compared, and `no_drift` says why.
+    be compared, and `no_drift` says why. `stability` is how far candidate and champion agree on which regions
+    of the same pictures matter (`explain.checks.stability`, -1 to 1), None for the reason in `no_stability`.
     """
 
     version: str
@@ -60,6 +61,8 @@ class Paperwork:
     plan: tuple[str, ...] | None
     drift: tuple[Drift, ...] = ()
     no_drift: str = ""
+    stability: float | None = None
+    no_stability: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def judge(
         *_counts(cases, candidate, policy),
         *_floors(cases, candidate, policy),
         *(_comparison(cases, candidate, champion, policy) if champion is not None else ()),
+        *(_stability(paperwork, policy) if champion is not None else ()),
         *_calibration(cases, candidate, policy),
         *_gaps(cases, candidate, policy),
         _at_most("latency p95", candidate.latency_p95_s, policy.max_latency_p95_s, " s"),
@@ -123,6 +127,7 @@ def judge(
     numbers = {
         "candidate": measurements(cases, candidate),
         "champion": None if champion is None else measurements(cases, champion),
+        "attribution_stability": paperwork.stability,
         "policy": policy.as_dict(),
     }
     return GateVerdict(bool(checks) and all(check.is_met for check in checks), checks, numbers)
@@ -234,6 +239,17 @@ def _gap_standing(found: Difference, policy: GatePolicy, corrected: float) -> St
         return Standing.FAIL
     is_ruled_out = found.high(policy.confidence) <= policy.subgroups.max_gap
     return Standing.PASS if is_ruled_out else Standing.UNASSESSABLE
+
+
+def _stability(paperwork: Paperwork, policy: GatePolicy) -> Iterator[Check]:
+    name, bound = "attribution stability", policy.min_attribution_stability
+    if bound <= -1:
+        return
+    if paperwork.stability is None:
+        said = f"{name} is UNASSESSABLE: {paperwork.no_stability or 'nobody compared the attributions'}"
+        yield Check(name, Standing.UNASSESSABLE, None, bound, said)
+    else:
+        yield _at_least(name, paperwork.stability, bound)
 
 
 def _drift(paperwork: Paperwork, policy: GatePolicy) -> Iterator[Check]:

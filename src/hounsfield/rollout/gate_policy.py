@@ -36,7 +36,8 @@ class GatePolicy:
     """Rates, areas and errors are 0 to 1. What must be shown is shown at `confidence`, one-sided.
 
     `drift_alpha` is the chance that a frozen set like the model's reference is taken for a shifted one, if
-    its images were independent; ADR 12 has what it is when they are not.
+    its images were independent; ADR 12 has what it is when they are not. `min_attribution_stability` is the
+    least rank correlation of the two models' attributions, -1 to 1; at -1 it is not asked.
     """
 
     min_auroc: float = 0.75
@@ -52,6 +53,7 @@ class GatePolicy:
     max_refusals: int = 0
     min_cases: int = 30
     min_positives: int = 5
+    min_attribution_stability: float = -1.0
     drift_alpha: float = 0.001
     drift_when_unassessable: str = HOLD
     subgroups: GapPolicy = field(default_factory=GapPolicy)

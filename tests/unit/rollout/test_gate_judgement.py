@@ -67,6 +67,21 @@ def test_a_good_candidate_passes_and_every_check_has_a_number_a_bound_and_a_stan
     assert (the(found, "AUROC").number, the(found, "AUROC").bound) == (pytest.approx(0.9), 0.75)
 
 
+def test_attribution_stability_is_asked_beside_a_champion_and_not_known_is_no_pass():
+    policy = dataclasses.replace(POLICY, min_attribution_stability=0.4)
+    champion = answers(PLACE < 12)
+    low, high = (dataclasses.replace(PAPERS, stability=value) for value in (0.39, 0.4))
+    assert verdict(champion=champion, policy=policy, papers=high).passed
+    assert verdict(champion=champion, policy=policy, papers=low).reasons == (
+        "attribution stability 0.390 is below the bound of 0.4",
+    )
+    unknown = verdict(champion=champion, policy=policy)
+    assert the(unknown, "attribution stability").standing is Standing.UNASSESSABLE
+    assert not unknown.passed
+    assert verdict(policy=policy).passed  # without a champion there is nothing to agree with
+    assert verdict(champion=champion, papers=low).passed  # not asked
+
+
 def test_the_numbers_are_those_of_scikit_learn():
     rng = np.random.default_rng(5)
     probability = np.clip(0.25 + 0.4 * LABEL + rng.normal(0, 0.2, N), 0, 1).round(2)
