@@ -11,6 +11,7 @@ from kfp.dsl import Artifact, Dataset, Model
 
 from components.evaluate.component import evaluate
 from components.explain.component import explain
+from components.export.component import export
 from components.fit_drift.component import fit_drift
 from components.images import STORAGE_CLAIM, TRAIN
 from components.ingest.component import ingest
@@ -35,8 +36,8 @@ class Outputs(NamedTuple):
 
 @dsl.pipeline(
     name="hounsfield-training",
-    description="DICOM -> read, ingest, preprocess, tune, train, evaluate, fit-drift, package, explain, "
-    "register",
+    description="DICOM -> read, ingest, preprocess, tune, train, evaluate, export, fit-drift, package, "
+    "explain, register",
 )
 def training(
     source: str,
@@ -148,14 +149,28 @@ def training(
         model=trained.outputs["model"],
         baseline=trained.outputs["baseline"],
     )
-    watched = fit_drift(p_value=drift_p_value, seed=seed, evaluation=evaluated.outputs["evaluation"])
+    exported = export(
+        tensors=tensors,
+        model=trained.outputs["model"],
+        evaluation=evaluated.outputs["evaluation"],
+        baseline=trained.outputs["baseline"],
+        baseline_evaluation=evaluated.outputs["baseline_evaluation"],
+    )
+    watched = fit_drift(
+        p_value=drift_p_value,
+        seed=seed,
+        evaluation=evaluated.outputs["evaluation"],
+        network=exported.outputs["network"],
+    )
     packaged = package(
         git_commit=git_commit,
         dataset=ingested.outputs["dataset"],
         tensors=tensors,
         model=trained.outputs["model"],
+        network=exported.outputs["network"],
         evaluation=evaluated.outputs["evaluation"],
         baseline=trained.outputs["baseline"],
+        baseline_network=exported.outputs["baseline_network"],
         baseline_evaluation=evaluated.outputs["baseline_evaluation"],
         detectors=watched.outputs["detectors"],
     )
@@ -178,7 +193,19 @@ def training(
     )
     registered.after(explained)  # what cannot be explained is not registered
     # Said here, because a namespace's LimitRange would give each step its default, 1 CPU and 1 GiB.
-    for task in (part, ingested, preprocessed, tuned, evaluated, watched, packaged, explained, registered):
+    light = (
+        part,
+        ingested,
+        preprocessed,
+        tuned,
+        evaluated,
+        exported,
+        watched,
+        packaged,
+        explained,
+        registered,
+    )
+    for task in light:
         task.set_cpu_request("500m").set_cpu_limit("2").set_memory_request("2Gi").set_memory_limit("8Gi")
     trained.set_cpu_request("2").set_cpu_limit("4").set_memory_request("4Gi").set_memory_limit("16Gi")
     return Outputs(

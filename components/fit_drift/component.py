@@ -1,7 +1,7 @@
 """Step fit-drift: alibi-detect detectors on embeddings, DICOM fields and scores (guard environment)."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Input, Metrics, Output
+from kfp.dsl import Artifact, Input, Metrics, Model, Output
 
 from components.images import GUARD
 
@@ -11,10 +11,11 @@ def fit_drift(
     p_value: float,
     seed: int,
     evaluation: Input[Artifact],
+    network: Input[Model],
     detectors: Output[Artifact],
     metrics: Output[Metrics],
 ):
-    """Fit on the validation split, which the model was not trained on."""
+    """Fit on what the served engine answers on the validation split, which the model was not trained on."""
     import json
     import os
     import sys
@@ -23,8 +24,8 @@ def fit_drift(
     from hounsfield.drift.command import fit
 
     guard_python = os.environ.get("HOUNSFIELD_GUARD_PYTHON", sys.executable)
-    reference = Path(evaluation.path) / "embeddings-validation.npy"
-    table = Path(evaluation.path) / "reference-validation.csv"
+    reference = Path(network.path) / "reference.npy"
+    table = Path(network.path) / "reference.csv"
     judged = json.loads((Path(evaluation.path) / "metrics.json").read_text(encoding="utf-8"))
     result = fit(
         reference,

@@ -1,4 +1,4 @@
-"""Step package: ONNX and everything the server needs, under one digest."""
+"""Step package: the exported network and everything the server needs with it, under one digest."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
@@ -12,8 +12,10 @@ def package(
     dataset: Input[Dataset],
     tensors: Input[Dataset],
     model: Input[Model],
+    network: Input[Model],
     evaluation: Input[Artifact],
     baseline: Input[Model],
+    baseline_network: Input[Model],
     baseline_evaluation: Input[Artifact],
     detectors: Input[Artifact],
     candidate_package: Output[Model],
@@ -38,6 +40,7 @@ def package(
     candidate = write_package(
         Path(candidate_package.path),
         model_dir=Path(model.path),
+        network_dir=Path(network.path),
         evaluation_dir=Path(evaluation.path),
         drift_dir=Path(detectors.path),
         lineage={**lineage, "mlflow_run_id": model.metadata["mlflow_run_id"]},
@@ -46,6 +49,7 @@ def package(
     first = write_package(
         Path(baseline_package.path),
         model_dir=Path(baseline.path),
+        network_dir=Path(baseline_network.path),
         evaluation_dir=Path(baseline_evaluation.path),
         drift_dir=None,
         lineage=lineage,

@@ -116,7 +116,7 @@ def test_rerun_with_the_same_inputs_comes_from_the_cache(pipeline_run, small_sam
         pipeline_run.home, small_sample / "dicom", small_sample / "labels.csv"
     )
     assert artifacts == pipeline_run.artifacts
-    assert "10 of 10 steps came from the cache" in screen
+    assert "11 of 11 steps came from the cache" in screen
 
 
 def test_wrong_labels_are_refused_before_anything_is_read(small_sample, tmp_path, run_small_pipeline):

@@ -116,7 +116,7 @@ def test_gate_refuses_a_model_that_does_not_beat_the_baseline(road):
 
 def test_second_run_takes_the_finished_steps_from_the_cache_and_promotes(road):
     assert road.promoted.returncode == 0, road.promoted.stdout + road.promoted.stderr
-    assert "10 of 10 steps came from the cache" in road.promoted.stdout
+    assert "11 of 11 steps came from the cache" in road.promoted.stdout
 
 
 def test_every_canary_step_is_a_commit_with_its_evidence(road):

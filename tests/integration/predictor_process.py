@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from hounsfield.imaging.contract import ImageContract
+from hounsfield.package.network import write_network
 from hounsfield.package.write import write_package
 from hounsfield.training.network import build_network, save_network
 from tests.unit.package.steps import DATASET, METRICS
@@ -82,9 +83,11 @@ def make_package(root, prepare_tensors=lambda tensors: None):
     index = pd.DataFrame({"split": ["validation"] * 2, "shard": 0, "row": range(2)})
     index.to_parquet(root / "tensors" / "index.parquet")
     prepare_tensors(root / "tensors")
+    write_network(root / "network", model_dir=root / "model", tensors_dir=root / "tensors", temperature=2.0)
     return write_package(
         root / "store",
         model_dir=root / "model",
+        network_dir=root / "network",
         evaluation_dir=root / "evaluation",
         drift_dir=None,
         dataset_dir=root / "dataset",

@@ -13,7 +13,6 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from hounsfield.config import SPLITS
 from hounsfield.data.folder import whole_folder
-from hounsfield.dicom.groups import ATTRIBUTES, groups_of
 from hounsfield.errors import DataError, TrainingError
 from hounsfield.evaluation.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hounsfield.evaluation.calibration import (
@@ -39,8 +38,6 @@ from hounsfield.training.network import Classifier, load_network
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
-EMBEDDINGS_FILE = "embeddings-validation.npy"
-REFERENCE_FILE = "reference-validation.csv"
 _BATCH = 64
 
 
@@ -49,13 +46,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judge the model on `test`; threshold, temperature and review band come from `validation` only.
 
-    Writes `metrics.json` (returned too; None where a number has no value), `predictions.parquet`, one row an
-    image of validation and test: sop_instance_uid, patient_id, split, label, logit, probability (calibrated)
-    and the subgroup columns; and the reference of the drift detectors: `embeddings-validation.npy`, float32
-    (N, E), in the order of the predictions, and beside it `reference-validation.csv`, the probability and the
-    groups of the DICOM header by the code that the server has. `out` appears whole or not at all. Raises
-    DataError when validation or test holds one class only or a pixel that is no number, TrainingError when
-    the network answers with one that is not, PlatformError when the disk is full.
+    Writes `metrics.json` (returned too; None where a number has no value) and `predictions.parquet`, one row
+    an image of validation and test: sop_instance_uid, patient_id, split, label, logit, probability
+    (calibrated) and the subgroup columns. `out` appears whole or not at all. Raises DataError when validation
+    or test holds one class only or a pixel that is no number, TrainingError when the network answers with one
+    that is not, PlatformError when the disk is full.
     """
     network = load_network(Path(model_dir))
     parts = {split: load_split(tensors_dir, split) for split in SPLITS}
@@ -69,10 +64,10 @@ def evaluate(
                 "run preprocess again"
             )
     reporter = Reporter("evaluate", sum(len(parts[split][0]) for split in ("validation", "test")))
-    logit, embedding, done = {}, {}, 0
+    logit, done = {}, 0
     for split in ("validation", "test"):
-        logit[split], embedding[split] = predict(network, parts[split][0])
-        if not (np.isfinite(logit[split]).all() and np.isfinite(embedding[split]).all()):
+        logit[split], embedding = predict(network, parts[split][0])
+        if not (np.isfinite(logit[split]).all() and np.isfinite(embedding).all()):
             raise TrainingError(
                 f"the network answers images of the {split} split with what is not a finite number; "
                 "train again, with a lower learning rate"
@@ -107,8 +102,10 @@ def evaluate(
         "confidence": CONFIDENCE,
         "bootstrap": {"unit": "patient", "resamples": RESAMPLES, "subgroup_resamples": SUBGROUP_RESAMPLES},
     }
-    reference = _header_groups(parts["validation"][1]).assign(probability=probability["validation"])
-    _write(Path(out), predictions, embedding["validation"], reference, metrics)
+    with whole_folder(Path(out), METRICS_FILE) as folder:
+        predictions.to_parquet(folder / PREDICTIONS_FILE)
+        text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        (folder / METRICS_FILE).write_text(text)
     return metrics
 
 
@@ -175,25 +172,3 @@ def _against(baseline_dir: Path, images: np.ndarray, test: pd.DataFrame, seed: i
         "rule": "the whole interval of the difference in AUROC is above 0",
         "beaten": low is not None and low > 0,
     }
-
-
-def _header_groups(table: pd.DataFrame) -> pd.DataFrame:
-    """The groups of each image's header in ATTRIBUTES, as `groups_of` gives them to the inference log."""
-    headers = table.astype(object).where(table.notna(), None).to_dict("records")
-    known = tuple(sorted({header["manufacturer"] for header in headers if header.get("manufacturer")}))
-    return pd.DataFrame([groups_of(header, known) for header in headers], columns=list(ATTRIBUTES))
-
-
-def _write(
-    out: Path,
-    predictions: pd.DataFrame,
-    embedding: np.ndarray,
-    reference: pd.DataFrame,
-    metrics: dict[str, Any],
-) -> None:
-    with whole_folder(out, METRICS_FILE) as folder:
-        predictions.to_parquet(folder / PREDICTIONS_FILE)
-        np.save(folder / EMBEDDINGS_FILE, embedding)
-        reference.to_csv(folder / REFERENCE_FILE, index=False)
-        text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n"
-        (folder / METRICS_FILE).write_text(text)

@@ -1,8 +1,8 @@
-"""Choosing a package's engine by measurement, on the machine that packages it.
+"""Choosing a package's engine by measurement, on the machine that exports it.
 
 Each candidate runs the validation images one by one. It may be chosen if all it says is finite, its AUROC is
 within MAX_AUROC_CHANGE of fp32's, and its logits and embeddings are within MAX_CHANGE of fp32's: a rank that
-is kept says nothing of the calibration and the drift detectors, which were fitted on those. Of these the
+is kept says nothing of the calibration and the operating point, which were fitted on those. Of these the
 fastest is chosen, at batch 1 and one thread. ONNX Runtime fp32 wins ties: it runs everywhere.
 """
 

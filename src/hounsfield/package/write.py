@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -20,6 +19,7 @@ from hounsfield.package.card import card_page, render_card
 from hounsfield.package.choice import MODEL, EngineChoice
 from hounsfield.package.draft import draft, flush
 from hounsfield.package.licences import licences_text
+from hounsfield.package.network import read_network
 from hounsfield.package.package import (
     ATTRIBUTIONS,
     CARD,
@@ -46,6 +46,7 @@ def write_package(
     out_root: Path,
     *,
     model_dir: Path,
+    network_dir: Path,
     evaluation_dir: Path,
     drift_dir: Path | None,
     dataset_dir: Path,
@@ -59,7 +60,7 @@ def write_package(
     The same content is the same digest: writing it again returns the folder that is there, signed anew. With
     `signing_key`, an EC private key in PEM, the package is signed. `statements` are the card's written part,
     those of statements.json by default. A failure leaves nothing behind. Raises PackageError when an input is
-    missing, the card would lack a field, ONNX differs from PyTorch or attributions do not add up, ConfigError
+    missing, the card would lack a field or attributions do not add up, ConfigError
     for an unusable key, PlatformError when the disk is full.
     """
     out_root, said = Path(out_root), statements or Statements.load()
@@ -68,30 +69,29 @@ def write_package(
         contract.save(folder)
         metrics = _read_json(Path(evaluation_dir) / METRICS)
         dataset = _read_json(Path(dataset_dir) / "dataset.json")
-        record = _model_record(Path(model_dir), metrics, lineage)
+        served = read_network(network_dir)
+        record = _model_record(Path(model_dir), served.engine, metrics, lineage)
         shutil.copyfile(Path(evaluation_dir) / METRICS, folder / METRICS)
         _copy(Path(dataset_dir) / PROFILE, folder / PROFILE)
         if drift_dir is not None:
             shutil.copytree(drift_dir, folder / DETECTORS)
         (folder / LICENCES).write_text(licences_text(said.licence, drift_dir is not None))
-        proof, engine, measured = _write_network(
-            Path(model_dir), contract, Path(tensors_dir), folder, record.temperature
-        )
-        record = dataclasses.replace(record, engine=engine)
+        for file in sorted({MODEL, served.engine.file}):
+            _copy(Path(network_dir) / file, folder / file)
         _write_json(folder / MODEL_RECORD, record.as_dict())
-        _write_json(folder / ONNX_RECORD, proof)
-        if measured is not None:
-            _write_json(folder / ENGINE_RECORD, measured)
+        _write_json(folder / ONNX_RECORD, served.onnx)
+        if served.measured is not None:
+            _write_json(folder / ENGINE_RECORD, served.measured)
         card = render_card(
             model=record.as_dict(),
             metrics=metrics,
             dataset=dataset,
             profile=_read_json(folder / PROFILE),
             contract={"size_px": contract.size_px, "version": contract.version},
-            onnx=proof,
+            onnx=served.onnx,
             explanation=_write_explanation(Path(tensors_dir), folder, contract, record, dataset),
             drift=_read_json_if_there(drift_dir, "drift.json"),
-            engine=measured,
+            engine=served.measured,
             said=said,
         )
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -140,7 +140,9 @@ def _write_explanation(
     return explanation
 
 
-def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[str, Any]) -> ModelRecord:
+def _model_record(
+    model_dir: Path, engine: EngineChoice, metrics: Mapping[str, Any], lineage: Mapping[str, Any]
+) -> ModelRecord:
     from hounsfield.training.network import load_record
 
     try:
@@ -149,6 +151,7 @@ def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[
             name=MODEL_NAME,
             architecture=trained["architecture"],
             class_names=CLASS_NAMES,
+            engine=engine,
             threshold=float(metrics["operating_point"]["threshold"]),
             temperature=float(metrics["temperature"]),
             review_band=tuple(float(end) for end in metrics["review_band"]),
@@ -159,36 +162,6 @@ def _model_record(model_dir: Path, metrics: Mapping[str, Any], lineage: Mapping[
         raise PackageError(f"{METRICS} of the evaluation has no key {error}; run evaluate again") from None
     except ConfigError as error:
         raise PackageError(f"the evaluation gave a value that cannot be served: {error}") from None
-
-
-def _write_network(
-    model_dir: Path, contract: ImageContract, tensors_dir: Path, folder: Path, temperature: float
-) -> tuple[dict[str, Any], EngineChoice, dict[str, Any] | None]:
-    """Export the network into `folder`, prove the export, and choose its engine, with what was measured.
-
-    A network without convolutions gains nothing: it is served in ONNX Runtime fp32, unmeasured.
-    """
-    from hounsfield.imaging.preprocess import load_split
-    from hounsfield.package.choose import choose_engine, has_convolutions
-    from hounsfield.package.engine import Engine
-    from hounsfield.package.export import TOLERANCE, export_onnx, largest_difference
-    from hounsfield.training.network import load_network
-
-    network = load_network(model_dir)
-    export_onnx(network, contract.shape, folder / MODEL)
-    images, index = load_split(tensors_dir, "validation")
-    difference = largest_difference(network, Engine(folder / MODEL).run, images)
-    if not difference <= TOLERANCE:
-        raise PackageError(
-            f"ONNX differs from PyTorch by {difference:.2g} on the validation images, above {TOLERANCE:g}: "
-            "the export of this architecture is not to be trusted"
-        )
-    proof = {"images": len(images), "largest_difference": difference, "tolerance": TOLERANCE}
-    if not has_convolutions(network):
-        return proof, EngineChoice(), None
-    # Ranges come from images that the accuracy is not judged on.
-    calibration, _ = load_split(tensors_dir, "train")
-    return proof, *choose_engine(folder, network, calibration, images, index["label"].to_numpy(), temperature)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

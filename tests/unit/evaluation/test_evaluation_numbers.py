@@ -146,9 +146,6 @@ def test_evaluation_writes_numbers_that_agree_with_its_predictions(tensors, tmp_
     assert (row["n"], row["note"]) == (16, "not recorded in this data set")
     logit = test["logit"].iloc[0]
     assert test["probability"].iloc[0] == pytest.approx(1 / (1 + math.exp(-logit / metrics["temperature"])))
-    embedding = np.load(tmp_path / "out" / "embeddings-validation.npy")
-    assert embedding.shape == (16, 66)
-    assert embedding.dtype == np.float32
 
 
 def test_test_split_of_one_class_is_refused(make_tensors, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hounsfield.imaging.contract import ImageContract
+from hounsfield.package.network import write_network
 from hounsfield.package.write import write_package
 from hounsfield.training.network import build_network, save_network
 from tests.unit.package.steps import DATASET, METRICS
@@ -51,6 +52,7 @@ def steps(tmp_path_factory):
     (root / "drift" / "state").mkdir()
     (root / "drift" / "state" / "x.bin").write_bytes(b"\x00\x01")
     write_tensors(root / "tensors", train=0)
+    write_network(root / "network", model_dir=root / "model", tensors_dir=root / "tensors", temperature=1.0)
     return root
 
 
@@ -59,6 +61,7 @@ def write(steps):
     """`write(out, **changes)`: the package of `steps`, with some arguments of `write_package` changed."""
     arguments = {
         "model_dir": steps / "model",
+        "network_dir": steps / "network",
         "evaluation_dir": steps / "evaluation",
         "drift_dir": steps / "drift",
         "dataset_dir": steps / "dataset",

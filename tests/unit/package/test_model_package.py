@@ -11,6 +11,7 @@ from hounsfield.errors import PackageError
 from hounsfield.imaging.contract import ImageContract
 from hounsfield.package import export
 from hounsfield.package.engine import Engine
+from hounsfield.package.network import write_network
 from hounsfield.package.package import load_package
 from hounsfield.training.network import build_network, load_network
 from tests.unit.package.steps import DATASET
@@ -110,7 +111,7 @@ def test_the_card_of_real_data_does_not_say_simulated(write, tmp_path):
     assert written.detectors is None
 
 
-def test_a_model_that_onnx_does_not_reproduce_is_not_packaged(write, tmp_path, monkeypatch):
+def test_a_model_that_onnx_does_not_reproduce_is_not_exported(steps, tmp_path, monkeypatch):
     def another_network(network, shape, path):
         other = build_network("pixel-statistics", 7)
         torch.nn.init.constant_(other.head.weight, 0.01)
@@ -119,8 +120,10 @@ def test_a_model_that_onnx_does_not_reproduce_is_not_packaged(write, tmp_path, m
     export_truly = export.export_onnx
     monkeypatch.setattr(export, "export_onnx", another_network)
     with pytest.raises(PackageError, match="ONNX differs from PyTorch"):
-        write(tmp_path / "store")
-    assert list((tmp_path / "store").iterdir()) == []
+        write_network(
+            tmp_path / "network", model_dir=steps / "model", tensors_dir=steps / "tensors", temperature=1.0
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.json", "detectors/state/x.bin"])

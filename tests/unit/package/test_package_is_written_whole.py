@@ -53,8 +53,8 @@ root = Path(sys.argv[1])
 print("ready", flush=True)
 write_package(
     Path(sys.argv[2]),
-    model_dir=root / "model", evaluation_dir=root / "evaluation", drift_dir=root / "drift",
-    dataset_dir=root / "dataset", tensors_dir=root / "tensors",
+    model_dir=root / "model", network_dir=root / "network", evaluation_dir=root / "evaluation",
+    drift_dir=root / "drift", dataset_dir=root / "dataset", tensors_dir=root / "tensors",
     lineage={"git_commit": "abc123", "data_fingerprint": "def456"},
 )
 """

@@ -19,6 +19,7 @@ STEPS = {
     "train",
     "evaluate",
     "explain",
+    "export",
     "fit-drift",
     "package",
     "register",
