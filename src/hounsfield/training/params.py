@@ -27,7 +27,7 @@ class TrainingParams:
     """
 
     architecture: str = "efficientnet-b0"
-    epochs: int = 12
+    epochs: int = 16
     batch_size: int = 16
     batch_parts: int = 0
     learning_rate: float = 5e-3

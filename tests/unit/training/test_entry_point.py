@@ -28,7 +28,7 @@ def test_help_names_every_parameter_with_its_presets_and_shows_examples(capsys):
     assert ended.value.code == 0
     for name in TrainingParams.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in said
-    assert "default 12 (standard 40; full 120)" in said
+    assert "default 16 (standard 40; full 120)" in said
     assert "torchrun --nproc-per-node 2 -m hounsfield.training.main" in said
     assert "command: [hounsfield, train," in said
 
