@@ -47,7 +47,7 @@ class Labels:
         if len(unknown) > unread:
             others = f" (and {len(unknown) - 1} more rows)" if len(unknown) > 1 else ""
             raise LabelError(
-                f"{self.file_name} row {unknown[0]}{others}: no file in the data folder has this "
+                f"{self.file_name} row {unknown[0]}{others}: no object of the data has this "
                 f"{self.key_column}; remove the row or add the images"
             )
 

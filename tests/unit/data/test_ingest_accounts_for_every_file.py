@@ -185,7 +185,7 @@ def is_good(path):
 def test_a_label_of_an_unknown_image_is_named_by_its_row_and_nothing_is_left(few):
     with (few / "labels.csv").open("a") as stream:
         stream.write("9.9.9.9,,positive\n")
-    with pytest.raises(LabelError, match="row 126: no file in the data folder has this SOPInstanceUID"):
+    with pytest.raises(LabelError, match="row 126: no object of the data has this SOPInstanceUID"):
         ingest(few / "data", few / "labels.csv", few / "out", Rules(KEY))
     assert sorted(path.name for path in few.iterdir()) == ["data", "labels.csv"]
 
