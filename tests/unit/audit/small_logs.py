@@ -32,8 +32,8 @@ def record(number: int) -> bytes:
 
 
 def write(folder: Path, numbers: range, **options) -> None:
-    """Write one record a commit."""
-    writer = Writer(folder, sync=False, **options)
+    """Write one record a commit, on the day that the records name: an old segment would not be gone on with."""
+    writer = Writer(folder, sync=False, **{"clock": Clock(), **options})
     for number in numbers:
         writer.commit([record(number)])
     writer.close()

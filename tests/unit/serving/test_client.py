@@ -167,6 +167,24 @@ def test_the_stream_waits_as_long_as_it_is_told_and_then_comes_back(server, tmp_
     assert server.asked[1][3] - server.asked[0][3] >= 1.0
 
 
+def test_each_time_round_the_files_of_a_study_are_another_study(server, tmp_path):
+    for name, study in (("a.dcm", STUDY), ("b.dcm", STUDY), ("c.dcm", f"{STUDY}.2"), ("d.dcm", "")):
+        scan(tmp_path, study, name)
+    stop = threading.Event()
+    replaying = threading.Thread(target=replay, args=(lambda: Client(server.url), tmp_path, 1, stop))
+    replaying.start()
+    while len(server.asked) < 12:
+        assert replaying.is_alive()
+        time.sleep(0.01)
+    stop.set()
+    replaying.join()
+    first, other = (hashlib.sha256(each.encode()).hexdigest()[:16] for each in (STUDY, f"{STUDY}.2"))
+    sent = [headers.get("x-hounsfield-study") for _, headers, _, _ in server.asked[:12]]
+    assert sent == [
+        said for day in range(3) for said in (f"{first}-{day}", f"{first}-{day}", f"{other}-{day}", None)
+    ]
+
+
 def test_a_credential_is_read_from_a_file_and_must_be_alone_in_it(tmp_path):
     file = tmp_path / "token"
     file.write_text("hfk_abc\n")
