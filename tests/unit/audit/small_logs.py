@@ -32,7 +32,7 @@ def record(number: int) -> bytes:
 
 
 def write(folder: Path, numbers: range, **options) -> None:
-    """Write one record a commit, on the day that the records name: an old segment would not be gone on with."""
+    """Write one record a commit, on the day that the records name: an old segment is not gone on with."""
     writer = Writer(folder, sync=False, **{"clock": Clock(), **options})
     for number in numbers:
         writer.commit([record(number)])
