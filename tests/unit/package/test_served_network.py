@@ -1,6 +1,7 @@
 """The step export: the reference of the drift detectors is what the chosen engine answers."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from hounsfield.errors import DataError, PackageError
-from hounsfield.package import choose
+from hounsfield.imaging.preprocess import load_split
+from hounsfield.package import choose, network
 from hounsfield.package.choice import INT8_MODEL, EngineChoice
 from hounsfield.package.engine import Engine
 from hounsfield.package.export import export_onnx
@@ -21,10 +23,7 @@ INT8 = EngineChoice("onnxruntime", "int8", INT8_MODEL)
 @pytest.fixture
 def inputs(steps, tmp_path):
     """Model and tensors of the steps; the index has headers, one of them silent."""
-    tensors = tmp_path / "tensors"
-    tensors.mkdir()
-    for file in (steps / "tensors").iterdir():
-        (tensors / file.name).write_bytes(file.read_bytes())
+    tensors = shutil.copytree(steps / "tensors", tmp_path / "tensors")
     index = pd.read_parquet(tensors / "index.parquet").assign(
         patient_sex=["F", "M", "F", "M", "F", None],
         age_years=[30, 50, 70, 85, None, 40],
@@ -36,7 +35,7 @@ def inputs(steps, tmp_path):
 
 
 def test_the_reference_is_of_the_chosen_engine_and_not_of_fp32(inputs, tmp_path, monkeypatch):
-    def another(folder, network, *_):
+    def another(folder, *_):
         """Stands in for INT8 that answers differently: here by far, so that it shows."""
         other = build_network("pixel-statistics", 7)
         torch.nn.init.constant_(other.head.weight, 0.01)
@@ -46,7 +45,8 @@ def test_the_reference_is_of_the_chosen_engine_and_not_of_fp32(inputs, tmp_path,
 
     monkeypatch.setattr(choose, "has_convolutions", lambda network: True)
     monkeypatch.setattr(choose, "choose_engine", another)
-    monkeypatch.setattr("hounsfield.package.network.load_split", with_train(inputs["tensors_dir"]))
+    # The set of the steps has no training images; those of validation do.
+    monkeypatch.setattr(network, "load_split", lambda folder, _: load_split(folder, "validation"))
     served = write_network(tmp_path / "network", **inputs)
     assert (served.engine, served.measured) == (INT8, {"chosen": "ONNX Runtime int8"})
     assert read_network(tmp_path / "network") == served
@@ -54,19 +54,14 @@ def test_the_reference_is_of_the_chosen_engine_and_not_of_fp32(inputs, tmp_path,
     logit, embedding = Engine(tmp_path / "network" / INT8_MODEL, 1, INT8).run(images)
     fp32, _ = Engine(tmp_path / "network" / "model.onnx", 1).run(images)
     assert np.abs(logit - fp32).min() > 0.01
-    np.testing.assert_array_equal(np.load(tmp_path / "network" / "reference.npy"), embedding)
+    reference = np.load(tmp_path / "network" / "reference.npy")
+    assert (reference.shape, reference.dtype) == ((6, 66), np.float32)
+    np.testing.assert_array_equal(reference, embedding)
     table = pd.read_csv(tmp_path / "network" / "reference.csv", keep_default_na=False)
     np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-logit / 2)), rtol=1e-5)
     assert table["patient_sex"].tolist() == ["F", "M", "F", "M", "F", "unknown"]
     assert table["age_band"].tolist() == ["0-39", "40-59", "60-79", "80+", "unknown", "40-59"]
     assert table["manufacturer"].tolist() == ["Ada", "Ada", "Bo", "Bo", "Bo", "unknown"]
-
-
-def with_train(tensors):
-    """`load_split` for a set whose training images are those of validation."""
-    from hounsfield.imaging.preprocess import load_split
-
-    return lambda folder, split: load_split(folder, "validation")
 
 
 def test_a_network_without_convolutions_is_served_by_onnx_runtime_unmeasured(inputs, tmp_path):
